@@ -1,0 +1,69 @@
+/**
+ * Reading ports: what the API and the CLI look at. Nothing here can change a saga.
+ * Adapters: `postgres/inspect.ts` and friends; memory for tests.
+ */
+import type { LoggedEvent, SagaStatus } from './core/events.ts';
+import type { DeadLetter, SagaSummary } from './ports.ts';
+
+export interface SagaQuery {
+  namespace: string;
+  definition?: string;
+  definitionVersion?: number;
+  status?: readonly SagaStatus[];
+  businessKey?: string;
+  /** Every pair must match. */
+  attributes?: { [name: string]: string | number | boolean };
+  /** ms since the epoch, inclusive / exclusive. */
+  startedFrom?: number;
+  startedBefore?: number;
+  /** Newest first; ids are in order of time. Only ids below this one. */
+  beforeSagaId?: string;
+  limit: number;
+}
+
+export interface SagaReader {
+  get(namespace: string, sagaId: string): Promise<SagaSummary | null>;
+  /** Summaries of those that exist; one query whatever the number (long polls share it). */
+  getMany(keys: readonly { namespace: string; sagaId: string }[]): Promise<SagaSummary[]>;
+  /** Newest first, at most `limit`. */
+  list(query: SagaQuery): Promise<SagaSummary[]>;
+  /** Events with a stream version above `afterVersion`, in order, at most `limit`. */
+  history(sagaId: string, afterVersion: number, limit: number): Promise<LoggedEvent[]>;
+  shards(): Promise<
+    { shard: number; epoch: number; owner: string | null; expiresAt: number | null; nextOffset: string; nextSeq: number; publishedSeq: number }[]
+  >;
+  /** @throws SagaxError DATABASE_UNAVAILABLE */
+  ping(): Promise<void>;
+}
+
+/** Keys that name a start: the first to come wins, a repeat gets the same saga. */
+export interface StartKeys {
+  /**
+   * Reserves the keys for `sagaId`, or finds who has them. On return the reservation is durable; the start may
+   * not be on the bus yet: whoever repeats the call publishes it again, and the shard drops the second.
+   * @param fingerprint hash of the request's body, to tell a repeat from another request under the same key
+   * @returns the saga that has the keys; it is `sagaId` when the reservation is new
+   * @throws SagaxError KEY_REUSED when a key belongs to a request with another fingerprint
+   *   (for a business key: a different saga has it; the message names it)
+   */
+  reserve(reservation: {
+    namespace: string;
+    definition: string;
+    sagaId: string;
+    fingerprint: string;
+    idempotencyKey?: string;
+    businessKey?: string;
+  }): Promise<{ sagaId: string; fresh: boolean }>;
+}
+
+export interface StoredDeadLetter extends DeadLetter {
+  id: string;
+  redrivenAt: number | null;
+}
+
+export interface DeadLetters {
+  list(options: { beforeId?: string; limit: number; includeRedriven?: boolean }): Promise<StoredDeadLetter[]>;
+  get(id: string): Promise<StoredDeadLetter | null>;
+  /** @returns false when it had been redriven before. */
+  markRedriven(id: string): Promise<boolean>;
+}
