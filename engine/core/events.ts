@@ -82,17 +82,36 @@ export type ConsequenceEvent =
       /** The command that will compensate it; the obligation stands from here on (obligation first). */
       compensateWith?: string;
       deadlineAt?: number;
+      traceparent?: string;
     }
   | { type: 'RetryScheduled'; commandId: string; attempt: number; dueAt: number }
   | { type: 'StepGivenUp'; commandId: string; failure: Failure }
   | { type: 'StepSuperseded'; commandId: string }
-  | { type: 'CommandRetried'; commandId: string; op: CommandOp; attempt: number }
-  | { type: 'SettlementRequested'; commandId: string; of: string; command: string }
+  /** Outbox events are whole: the relay needs nothing but the event to publish its command. */
+  | {
+      type: 'CommandRetried';
+      commandId: string;
+      op: CommandOp;
+      of?: string;
+      attempt: number;
+      command: string;
+      input: Json;
+      deadlineAt?: number;
+      traceparent?: string;
+    }
+  | { type: 'SettlementRequested'; commandId: string; of: string; command: string; traceparent?: string }
   | { type: 'TimerSet'; timerId: string; dueAt: number }
   | { type: 'TimerCleared'; timerId: string }
   | { type: 'DomainEventEmitted'; event: { type: string; [key: string]: Json } }
   | { type: 'CompensationStarted'; reason: Failure | null; owed: string[] }
-  | { type: 'CompensationRequested'; commandId: string; of: string; command: string; input: Json }
+  | {
+      type: 'CompensationRequested';
+      commandId: string;
+      of: string;
+      command: string;
+      input: Json;
+      traceparent?: string;
+    }
   | { type: 'CompensationDone' }
   | { type: 'CancelRefused'; requestId: string; failure: Failure }
   | { type: 'SagaPaused' }
@@ -111,6 +130,7 @@ export const TERMINAL_EVENTS: ReadonlySet<SagaEventType> = new Set(['SagaComplet
 /** An event where it stands in the log. Ids are decimal strings. */
 export interface LoggedEvent {
   sagaId: string;
+  namespace: string;
   /** 1..n without a gap (I1). */
   streamVersion: number;
   shard: number;

@@ -1,0 +1,213 @@
+/**
+ * The one caller of xstate: a machine as a pure function from (JSON state, event) to (JSON state, actions).
+ *
+ * Guards replay (I9): state is plain JSON before and after, so a restored saga is the same as one that
+ * stayed in memory. xstate's own `transition()` builds a whole actor, and with it the machine's initial
+ * state, on every call (it cost more than the step itself); here one inert scope is built per machine
+ * and only collects the actions. Nothing is started: no actor runs, no timer is set, nothing is sent.
+ */
+import {
+  createActor,
+  createMachine,
+  type AnyActorScope,
+  type AnyMachineSnapshot,
+  type AnyStateMachine,
+  type EventObject,
+  type StateValue,
+} from 'xstate';
+import { DefinitionFault } from './errors.ts';
+import { toJson, type Json } from './json.ts';
+
+/** A machine's state as it is kept. History is kept by state ids. */
+export interface MachineState {
+  value: StateValue;
+  context: { [key: string]: Json };
+  status: 'active' | 'done' | 'error';
+  history?: { [nodeId: string]: string[] };
+  output?: Json;
+  /** The error that no `onError` took, when `status` is `error`. */
+  error?: Json;
+}
+
+/** What a machine wants done, in the order in which it said so. */
+export type MachineAction =
+  | { type: 'spawn'; actorId: string; src: string; input: Json }
+  | { type: 'setTimer'; timerId: string; delayMs: number; event: { type: string; [key: string]: Json } }
+  | { type: 'clearTimer'; timerId: string }
+  | { type: 'emit'; event: { type: string; [key: string]: Json } };
+
+export interface MachineTurn {
+  state: MachineState;
+  actions: MachineAction[];
+  /** Ids of the children that the active states invoke. */
+  activeActorIds: ReadonlySet<string>;
+}
+
+/** Microsteps in one turn beyond which a machine is taken to loop for ever, unless it sets its own bound. */
+const DEFAULT_MAX_MICROSTEPS = 1000;
+
+interface Compiled {
+  machine: AnyStateMachine;
+  scope: AnyActorScope;
+  /** Where the scope's executor puts actions; replaced for each turn. */
+  sink: { actions: RawAction[] };
+}
+interface RawAction {
+  type: string;
+  params?: unknown;
+}
+
+const compiledMachines = new WeakMap<AnyStateMachine, Compiled>();
+
+/** The machine's first turn. @throws DefinitionFault when its own code throws. */
+export function initialTurn(definition: AnyStateMachine, input: Json): MachineTurn {
+  const compiled = compile(definition);
+  return runTurn(compiled, () => {
+    const snapshot = compiled.machine.getInitialSnapshot(compiled.scope, input) as AnyMachineSnapshot;
+    // A throwing context function doesn't throw out of xstate, it gives a snapshot in error.
+    if (snapshot.status === 'error') throw snapshot.error;
+    return snapshot;
+  });
+}
+
+/** One turn on an event. @throws DefinitionFault when the machine's own code throws. */
+export function nextTurn(definition: AnyStateMachine, state: MachineState, event: EventObject): MachineTurn {
+  const compiled = compile(definition);
+  return runTurn(compiled, () => compiled.machine.transition(restore(compiled.machine, state), event, compiled.scope));
+}
+
+/** Whether the machine has a transition for this event in this state (guards included). */
+export function canHandle(definition: AnyStateMachine, state: MachineState, event: EventObject): boolean {
+  const { machine } = compile(definition);
+  return restore(machine, state).can(event);
+}
+
+/** Tags of the active states. */
+export function tagsOf(definition: AnyStateMachine, state: MachineState): string[] {
+  return [...restore(compile(definition).machine, state).tags] as string[];
+}
+
+/** The state value as one line: `paying`, `booking.flight.done`, regions joined by ",". */
+export function stateLine(value: StateValue): string {
+  if (typeof value === 'string') return value;
+  return Object.entries(value)
+    .flatMap(([key, child]) => {
+      const inner = child === undefined ? '' : stateLine(child);
+      return inner === '' ? [key] : inner.split(',').map((part) => `${key}.${part}`);
+    })
+    .join(',');
+}
+
+function compile(definition: AnyStateMachine): Compiled {
+  const known = compiledMachines.get(definition);
+  if (known !== undefined) return known;
+  const options = { maxIterations: DEFAULT_MAX_MICROSTEPS, ...definition.config.options };
+  const machine = createMachine(
+    { ...definition.config, options } as never,
+    definition.implementations as never,
+  ) as unknown as AnyStateMachine;
+  const self = createActor(createMachine({}));
+  const sink: Compiled['sink'] = { actions: [] };
+  const scope: AnyActorScope = {
+    self,
+    id: self.id,
+    sessionId: self.sessionId,
+    system: self.system,
+    logger: () => {},
+    defer: () => {},
+    emit: () => {},
+    stopChild: () => {},
+    actionExecutor: (action) => {
+      sink.actions.push(action as RawAction);
+    },
+  };
+  const compiled = { machine, scope, sink };
+  compiledMachines.set(definition, compiled);
+  return compiled;
+}
+
+function runTurn(compiled: Compiled, run: () => AnyMachineSnapshot): MachineTurn {
+  const actions: RawAction[] = [];
+  compiled.sink.actions = actions;
+  let snapshot: AnyMachineSnapshot;
+  try {
+    snapshot = run();
+  } catch (error) {
+    if (error instanceof DefinitionFault) throw error;
+    throw new DefinitionFault(
+      'MACHINE_FAULT',
+      `The machine's own code threw: ${error instanceof Error ? error.message : String(error)}`,
+      { cause: error },
+    );
+  } finally {
+    compiled.sink.actions = [];
+  }
+  return {
+    state: keep(snapshot),
+    actions: actions.flatMap((action) => readAction(action)),
+    activeActorIds: new Set(
+      snapshot.status === 'active'
+        ? snapshot._nodes.flatMap((node: { invoke: { id: string }[] }) => node.invoke.map((invoke) => invoke.id))
+        : [],
+    ),
+  };
+}
+
+function keep(snapshot: AnyMachineSnapshot): MachineState {
+  const state: MachineState = {
+    value: snapshot.value as StateValue,
+    context: toJson(snapshot.context, "The machine's context") as MachineState['context'],
+    status: snapshot.status === 'stopped' ? 'error' : snapshot.status,
+  };
+  const history = Object.entries(snapshot.historyValue as { [id: string]: { id: string }[] });
+  if (history.length > 0) {
+    state.history = Object.fromEntries(history.map(([id, nodes]) => [id, nodes.map((node) => node.id)]));
+  }
+  if (snapshot.status === 'done') state.output = toJson(snapshot.output, "The machine's output");
+  if (snapshot.status === 'error') state.error = toJson(snapshot.error, "The machine's error");
+  return state;
+}
+
+function restore(machine: AnyStateMachine, state: MachineState): AnyMachineSnapshot {
+  const historyValue = Object.fromEntries(
+    Object.entries(state.history ?? {}).map(([id, nodes]) => [id, nodes.map((node) => machine.getStateNodeById(node))]),
+  );
+  return machine.resolveState({
+    value: state.value,
+    context: structuredClone(state.context),
+    status: state.status,
+    historyValue,
+    output: state.output,
+    error: state.error,
+  } as never) as AnyMachineSnapshot;
+}
+
+function readAction(action: RawAction): MachineAction[] {
+  switch (action.type) {
+    case 'xstate.spawnChild': {
+      const { id, src, input } = action.params as { id: string; src: unknown; input: unknown };
+      return [{ type: 'spawn', actorId: id, src: String(src), input: toJson(input, `The input of step "${String(src)}"`) }];
+    }
+    case 'xstate.raise': {
+      const { event, id, delay } = action.params as { event: unknown; id?: string; delay?: number };
+      // Without a delay xstate has put it into its own queue already.
+      if (delay === undefined) return [];
+      const raised = toJson(event, 'A raised event') as { type: string };
+      return [{ type: 'setTimer', timerId: id ?? raised.type, delayMs: Math.max(0, delay), event: raised }];
+    }
+    case 'xstate.cancel':
+      return [{ type: 'clearTimer', timerId: String((action.params as { sendId: unknown }).sendId) }];
+    case 'xstate.emit': {
+      const { event } = action.params as { event: unknown };
+      return [{ type: 'emit', event: toJson(event, 'An emitted event') as { type: string } }];
+    }
+    case 'xstate.stopChild':
+      // Which children stopped is seen from activeActorIds; a restored machine has no child refs to name.
+      return [];
+    default:
+      throw new DefinitionFault(
+        'MACHINE_FAULT',
+        `The machine ran the action "${action.type}", which has side effects; only assign, raise, cancel and emit are pure.`,
+      );
+  }
+}

@@ -1,0 +1,135 @@
+/**
+ * Checks on the machine's paths: loops without a bound, and the order of step classes
+ * (compensatable* pivot? retriable*, SEMANTICS 4.2) as far as the graph of states tells.
+ *
+ * Guards I7 before anything runs. The graph is an over-approximation (guards are ignored), so what it
+ * lets through is also watched while a saga runs, and what it refuses can be written another way.
+ */
+import type { AnyStateMachine, StateNode } from 'xstate';
+import type { ActorSpec } from './steps.ts';
+import { CANCEL_EVENT, refuse, stateName } from './validate.ts';
+
+type Node = StateNode;
+type Invoked = { id: string; spec: ActorSpec }[];
+
+/** States that are entered when `node` is: itself, its initial or parallel children, and its ancestors. */
+function entered(node: Node): Node[] {
+  const out: Node[] = [];
+  for (let up: Node | undefined = node; up !== undefined; up = up.parent) out.push(up);
+  const down: Node[] = [node];
+  for (let next = down.pop(); next !== undefined; next = down.pop()) {
+    if (next.type === 'compound') down.push(...(next.initial.target as Node[]));
+    if (next.type === 'parallel') down.push(...(Object.values(next.states) as Node[]));
+    if (next.type === 'history') down.push(...historyTargets(next));
+    out.push(next);
+  }
+  return out;
+}
+
+/** A history state can lead back into anything below its parent. */
+function historyTargets(node: Node): Node[] {
+  return node.parent === undefined ? [] : (Object.values(node.parent.states) as Node[]).filter((n) => n.type !== 'history');
+}
+
+export function checkUnboundedAlways(machine: AnyStateMachine, nodes: readonly Node[]): void {
+  if (machine.config.options?.maxIterations !== undefined) return;
+  const next = new Map<Node, Node[]>();
+  for (const node of nodes) {
+    const targets = (node.always ?? []).flatMap((transition) => {
+      const target = transition.target as Node[] | undefined;
+      return target === undefined ? [node] : target.flatMap((t) => entered(t));
+    });
+    next.set(node, targets);
+  }
+  for (const node of nodes) {
+    if ((node.always ?? []).length > 0 && reaches(next, next.get(node) ?? [], node)) {
+      throw refuse(
+        `${stateName(node)} is in a loop of "always" transitions that may never rest. Set ` +
+          'options: { maxIterations: 100 } (or what it truly needs) on the machine, or break the loop with an event or a delay.',
+      );
+    }
+  }
+}
+
+function reaches(graph: ReadonlyMap<Node, Node[]>, from: readonly Node[], goal: Node): boolean {
+  const seen = new Set<Node>();
+  const rest = [...from];
+  for (let node = rest.pop(); node !== undefined; node = rest.pop()) {
+    if (node === goal) return true;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    rest.push(...(graph.get(node) ?? []));
+  }
+  return false;
+}
+
+export function checkPivots(nodes: readonly Node[], invokedBy: (node: Node) => Invoked): void {
+  for (const node of nodes) {
+    for (const { id, spec } of invokedBy(node)) {
+      if (spec.kind !== 'step' || spec.class !== 'pivot') continue;
+      checkSiblingRegions(node, invokedBy);
+      checkAfterPivot(node, id, invokedBy);
+    }
+  }
+}
+
+/** A parallel region that holds the pivot must have joined its compensatable siblings first. */
+function checkSiblingRegions(pivot: Node, invokedBy: (node: Node) => Invoked): void {
+  for (let node: Node | undefined = pivot; node?.parent !== undefined; node = node.parent) {
+    if (node.parent.type !== 'parallel') continue;
+    for (const sibling of Object.values(node.parent.states) as Node[]) {
+      if (sibling === node) continue;
+      const risky = subtree(sibling).find((n) => invokedBy(n).some(({ spec }) => mayFail(spec)));
+      if (risky !== undefined) {
+        throw refuse(
+          `${stateName(pivot)} invokes the pivot beside ${stateName(risky)}, a parallel region that may still fail. ` +
+            'Join the regions first (onDone of the parallel state), then invoke the pivot.',
+        );
+      }
+    }
+  }
+}
+
+function checkAfterPivot(pivot: Node, actorId: string, invokedBy: (node: Node) => Invoked): void {
+  const done = pivot.transitions.get(`xstate.done.actor.${actorId}`) ?? [];
+  const rest = done.flatMap((transition) => (transition.target as Node[] | undefined) ?? []).flatMap((n) => entered(n));
+  const seen = new Set<Node>();
+  for (let node = rest.pop(); node !== undefined; node = rest.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    // The states around the pivot are active before it too; only what they lead to counts.
+    const around = isAncestor(node, pivot);
+    const offender = around ? undefined : invokedBy(node).find(({ spec }) => !allowedAfterPivot(spec));
+    if (offender !== undefined) {
+      const what = offender.spec.kind === 'step' ? `the ${offender.spec.class} step` : 'compensateAll()';
+      throw refuse(
+        `${stateName(node)} invokes ${what} "${offender.id}" and can be reached after the pivot of ${stateName(pivot)}. ` +
+          'Past the pivot nothing may fail or be compensated: use retriable() or readOnly() there, or move the step before the pivot.',
+      );
+    }
+    for (const transitions of [...node.transitions.values(), node.always ?? []]) {
+      for (const transition of transitions) {
+        // A cancel is refused by the engine once the pivot has passed; the machine never sees it there.
+        if (transition.eventType === CANCEL_EVENT) continue;
+        rest.push(...((transition.target as Node[] | undefined) ?? []).flatMap((n) => entered(n)));
+      }
+    }
+  }
+}
+
+function isAncestor(node: Node, of: Node): boolean {
+  for (let up: Node | undefined = of.parent; up !== undefined; up = up.parent) if (up === node) return true;
+  return false;
+}
+
+function subtree(node: Node): Node[] {
+  return [node, ...(Object.values(node.states) as Node[]).flatMap((child) => subtree(child))];
+}
+
+function mayFail(spec: ActorSpec): boolean {
+  return spec.kind === 'step' && (spec.class === 'compensatable' || spec.class === 'pivot');
+}
+
+function allowedAfterPivot(spec: ActorSpec): boolean {
+  return spec.kind === 'step' && (spec.class === 'retriable' || spec.class === 'readOnly');
+}
