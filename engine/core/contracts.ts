@@ -6,6 +6,8 @@
  */
 import type { z } from 'zod';
 import { DefinitionFault } from './errors.ts';
+import type { Failure } from './events.ts';
+import type { Json } from './json.ts';
 import { commandNameSchema, serviceOf } from './wire.ts';
 
 export type Rejections = { readonly [code: string]: z.ZodType };
@@ -31,7 +33,9 @@ export type InputSent<C extends AnyContract> = z.input<C['input']>;
 export type OutputOf<C extends AnyContract> = z.output<C['output']>;
 export type OutputGiven<C extends AnyContract> = z.input<C['output']>;
 export type RejectionCode<C extends AnyContract> = keyof C['rejections'] & string;
-export type RejectionData<C extends AnyContract, K extends RejectionCode<C>> = z.output<C['rejections'][K]>;
+export type RejectionData<C extends AnyContract, K extends RejectionCode<C>> = z.output<
+  C['rejections'][K]
+>;
 
 /**
  * Declares a command.
@@ -80,4 +84,25 @@ export function isRejection<C extends AnyContract, K extends RejectionCode<C>>(
     candidate.code === code &&
     contract.rejections[code]?.safeParse(candidate.data).success === true
   );
+}
+
+/**
+ * `event.error` of an `onError` as what a saga keeps in its context: code, words, and a rejection's data.
+ * Takes anything, so that a fake in an author's test may reject with a plain Error (code `Error`).
+ */
+export function failureOf(error: unknown): Failure {
+  if (typeof error !== 'object' || error === null) return { code: 'Error', message: String(error) };
+  const { code, message, data } = error as Partial<StepError>;
+  return {
+    code: typeof code === 'string' ? code : 'Error',
+    message: typeof message === 'string' ? message : '',
+    ...(data === undefined ? {} : { data: data as Json }),
+  };
+}
+
+/** What a machine gets when its saga is cancelled before the pivot. A machine that does not handle it is compensated by the engine. */
+export interface CancelEvent {
+  type: 'saga.cancel';
+  reason: string;
+  by: string;
 }

@@ -3,8 +3,10 @@
  */
 export {
   command,
+  failureOf,
   isRejection,
   type AnyContract,
+  type CancelEvent,
   type CommandContract,
   type InputOf,
   type InputSent,
@@ -33,5 +35,6 @@ export {
   type SignalSchemas,
 } from './define.ts';
 export type { Duration } from './durations.ts';
+export type { Failure } from './events.ts';
 export { DefinitionFault } from './errors.ts';
 export type { Json } from './json.ts';
