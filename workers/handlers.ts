@@ -101,11 +101,14 @@ export function transactional<C extends CommandContract<any, any, any>, Tx>(
   return { kind: 'transactional', contract, run };
 }
 
-/** Work elsewhere: under a lease on the command, with a fencing token and a stable idempotency key. */
+/**
+ * Work elsewhere: under a lease on the command, with a fencing token and a stable idempotency key.
+ * It sees no `tx`, so it goes with any store (`unknown` is what every `Tx` can be given for).
+ */
 export function effect<C extends CommandContract<any, any, any>>(
   contract: C,
   run: EffectFn<C>,
   options: EffectOptions = {},
-): Handler<never> {
+): Handler<unknown> {
   return { kind: 'effect', contract, run, leaseMs: options.leaseMs ?? 30_000 };
 }
