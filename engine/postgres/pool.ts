@@ -1,0 +1,189 @@
+/**
+ * The one place that makes connections to Postgres, and the one that says what their failures mean.
+ *
+ * Guards that no statement hangs without a limit, that an idle connection's death does not end the
+ * process, and that "nothing was written" is told apart from "nobody knows" (CommitUnknownError).
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import pg from 'pg';
+import { CommitUnknownError, SagaxError } from '../core/errors.ts';
+
+export interface PoolOptions {
+  /** `postgres://user:password@host:port/database`, with `?sslmode=…` as pg takes it. */
+  url: string;
+  /** Shown in `pg_stat_activity`. Default `sagax`. */
+  applicationName?: string;
+  /** Most connections of this process. Default 10. */
+  max?: number;
+  /** Longest a statement may run on the server. Default 15 s. */
+  statementTimeoutMs?: number;
+  /** Longest a statement may wait for a lock. Default 5 s, below the shortest lease. */
+  lockTimeoutMs?: number;
+  /** Longest wait for a connection. Default 5 s. */
+  connectTimeoutMs?: number;
+  /** Told of connections that died while idle. They are replaced; this is for a log line. */
+  onIdleError?: (error: Error) => void;
+}
+
+/** What a failed call was about; decides what a broken connection means. */
+export type Intent = 'read' | 'write';
+
+/** How often a statement that lost against another (deadlock, serialization, lock wait) is tried in all. */
+const CONFLICT_ATTEMPTS = 4;
+/** How much later than the server the client gives up: enough for the server's own timeout to arrive. */
+const CLIENT_GRACE_MS = 5_000;
+
+export function createPool(options: PoolOptions): pg.Pool {
+  const statement_timeout_ms = options.statementTimeoutMs ?? 15_000;
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    application_name: options.applicationName ?? 'sagax',
+    max: options.max ?? 10,
+    connectionTimeoutMillis: options.connectTimeoutMs ?? 5_000,
+    idleTimeoutMillis: 60_000,
+    statement_timeout: statement_timeout_ms,
+    // A black-holed connection never answers at all; the client must not wait for the kernel to notice.
+    query_timeout: statement_timeout_ms + CLIENT_GRACE_MS,
+    lock_timeout: options.lockTimeoutMs ?? 5_000,
+    idle_in_transaction_session_timeout: 10_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+    // The fence re-checks rows after a lock wait as READ COMMITTED does (I2), whatever the server's default.
+    options: '-c default_transaction_isolation=read\\ committed',
+  });
+  pool.on('error', (error) => options.onIdleError?.(error));
+  return pool;
+}
+
+/** Runs one statement; the adapters' way to the database. `name` makes it a prepared statement. */
+export class Database {
+  readonly pool: pg.Pool;
+
+  constructor(pool: pg.Pool) {
+    this.pool = pool;
+  }
+
+  /** @throws SagaxError DATABASE_UNAVAILABLE */
+  async read<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<R[]> {
+    return (await this.#run<R>('read', query)).rows;
+  }
+
+  /**
+   * On return the statement has committed.
+   * @throws SagaxError DATABASE_UNAVAILABLE nothing was written; CommitUnknownError the answer was lost
+   */
+  async write<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<pg.QueryResult<R>> {
+    return this.#run<R>('write', query);
+  }
+
+  async #run<R extends pg.QueryResultRow>(
+    intent: Intent,
+    query: pg.QueryConfig,
+  ): Promise<pg.QueryResult<R>> {
+    return retryConflicts(async () => {
+      // Taken apart from the query: what fails here was certainly never sent.
+      const client = await this.pool.connect().catch((error: unknown) => {
+        throw mapError(error, 'read');
+      });
+      // pg tells a dead connection to the query and, once more, by an event nobody would hear.
+      client.on('error', ignore);
+      let broken = false;
+      try {
+        return await client.query<R>(query);
+      } catch (error) {
+        broken = isConnectionError(error);
+        throw mapError(error, intent);
+      } finally {
+        client.off('error', ignore);
+        client.release(broken);
+      }
+    });
+  }
+}
+
+function ignore(): void {}
+
+/** Conflicts between transactions: the server has rolled back, and the same statement may succeed now. */
+const CONFLICTS: ReadonlySet<string> = new Set(['40001', '40P01', '55P03']);
+
+/**
+ * Runs `work` again, at most CONFLICT_ATTEMPTS times in all, while it loses against other transactions.
+ * For work that is one statement or one whole transaction.
+ */
+export async function retryConflicts<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt >= CONFLICT_ATTEMPTS || !CONFLICTS.has(sqlState(error) ?? '')) throw error;
+      await pause(2 ** attempt * 5 * (1 + Math.random()));
+    }
+  }
+}
+
+/** The SQLSTATE of an error of pg, also when it is the cause of one of ours. */
+export function sqlState(error: unknown): string | null {
+  if (error instanceof SagaxError) return sqlState(error.cause);
+  const code = (error as { code?: unknown } | null | undefined)?.code;
+  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
+}
+
+const SOCKET_ERRORS: ReadonlySet<string> = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+]);
+/** pg has no codes for these. */
+const CONNECTION_WORDS =
+  /Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client has encountered a connection error|Client was closed|Connection ended|server closed the connection/i;
+
+/** Whether the connection is gone, so that the answer to what was sent will never come. */
+export function isConnectionError(error: unknown): boolean {
+  const state = sqlState(error);
+  if (state !== null) return state.startsWith('08') || state.startsWith('57P');
+  const { code, message } = error as { code?: string; message?: string };
+  return SOCKET_ERRORS.has(code ?? '') || CONNECTION_WORDS.test(message ?? '');
+}
+
+/** The server said no and rolled back, but for reasons that pass. 25006: a standby after a failover. */
+function isPassing(state: string): boolean {
+  return state.startsWith('53') || state === '57014' || state === '25006' || CONFLICTS.has(state);
+}
+
+/**
+ * An error of pg or of its socket as one of ours. What is no failure of the database comes back as it is.
+ * @param intent `write` only when the statement was sent: then a broken connection leaves it unknown
+ */
+export function mapError(error: unknown, intent: Intent): unknown {
+  if (error instanceof SagaxError) return error;
+  const words = error instanceof Error ? error.message : String(error);
+  if (isConnectionError(error)) {
+    if (intent === 'write') {
+      return new CommitUnknownError(
+        `The connection to Postgres broke while a write was under way (${words}); it may or may not be there. ` +
+          'Read it back before deciding.',
+        { cause: error },
+      );
+    }
+    return new SagaxError(
+      'DATABASE_UNAVAILABLE',
+      `Postgres does not answer (${words}). Check that it runs and that DATABASE_URL leads to it.`,
+      { cause: error },
+    );
+  }
+  const state = sqlState(error);
+  if (state !== null && isPassing(state)) {
+    return new SagaxError(
+      'DATABASE_UNAVAILABLE',
+      `Postgres refused for now (${state}: ${words}); nothing was written. Try again; if it stays, look at the server's load and disk.`,
+      { cause: error },
+    );
+  }
+  return error;
+}
