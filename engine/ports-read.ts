@@ -30,7 +30,15 @@ export interface SagaReader {
   /** Events with a stream version above `afterVersion`, in order, at most `limit`. */
   history(sagaId: string, afterVersion: number, limit: number): Promise<LoggedEvent[]>;
   shards(): Promise<
-    { shard: number; epoch: number; owner: string | null; expiresAt: number | null; nextOffset: string; nextSeq: number; publishedSeq: number }[]
+    {
+      shard: number;
+      epoch: number;
+      owner: string | null;
+      expiresAt: number | null;
+      nextOffset: string;
+      nextSeq: number;
+      publishedSeq: number;
+    }[]
   >;
   /** @throws SagaxError DATABASE_UNAVAILABLE */
   ping(): Promise<void>;
@@ -62,7 +70,11 @@ export interface StoredDeadLetter extends DeadLetter {
 }
 
 export interface DeadLetters {
-  list(options: { beforeId?: string; limit: number; includeRedriven?: boolean }): Promise<StoredDeadLetter[]>;
+  list(options: {
+    beforeId?: string;
+    limit: number;
+    includeRedriven?: boolean;
+  }): Promise<StoredDeadLetter[]>;
   get(id: string): Promise<StoredDeadLetter | null>;
   /** @returns false when it had been redriven before. */
   markRedriven(id: string): Promise<boolean>;

@@ -120,7 +120,11 @@ export interface EventLog {
   /** Events of the shard with `shardSeq > afterSeq` that go to the bus (OUTBOX_EVENTS), in order, at most `limit`. */
   readOutbox(shard: number, afterSeq: number, limit: number): Promise<LoggedEvent[]>;
   /** Sagas of the shard that have a wake-up due at or before `until` (ms), earliest first. */
-  dueWakeups(shard: number, until: number, limit: number): Promise<{ sagaId: string; dueAt: number }[]>;
+  dueWakeups(
+    shard: number,
+    until: number,
+    limit: number,
+  ): Promise<{ sagaId: string; dueAt: number }[]>;
 }
 
 /** Event types that the relay publishes: commands and domain events. */
@@ -147,9 +151,18 @@ export interface ShardLeases {
    * @param steal take it although another's lease is live (the bus has said that we own the partition).
    * @returns null when another's lease is live and `steal` is not set.
    */
-  acquire(shard: number, owner: string, ttlMs: number, options?: { steal?: boolean }): Promise<ShardLease | null>;
+  acquire(
+    shard: number,
+    owner: string,
+    ttlMs: number,
+    options?: { steal?: boolean },
+  ): Promise<ShardLease | null>;
   /** Extends all leases that are still held. @returns the shards that are no longer ours at that epoch. */
-  renew(owner: string, held: readonly { shard: number; epoch: number }[], ttlMs: number): Promise<number[]>;
+  renew(
+    owner: string,
+    held: readonly { shard: number; epoch: number }[],
+    ttlMs: number,
+  ): Promise<number[]>;
   /** Gives a shard back at once. Harmless when it is no longer ours. */
   release(shard: number, owner: string, epoch: number): Promise<void>;
 }
@@ -157,7 +170,10 @@ export interface ShardLeases {
 /** Leases on the 10-bit node ids of Snowflake ids; an id is never reissued before its high-water time. */
 export interface NodeIdLeases {
   /** @returns a node id nobody else holds; ids must be made with times above `startAboveMs`. @throws NODE_IDS_EXHAUSTED */
-  acquire(owner: string, ttlMs: number): Promise<{ nodeId: number; epoch: number; startAboveMs: number }>;
+  acquire(
+    owner: string,
+    ttlMs: number,
+  ): Promise<{ nodeId: number; epoch: number; startAboveMs: number }>;
   /** @returns false when the lease is lost: stop making ids at once. */
   renew(nodeId: number, epoch: number, ttlMs: number): Promise<boolean>;
   release(nodeId: number, epoch: number, lastMs: number): Promise<void>;

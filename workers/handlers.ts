@@ -85,7 +85,11 @@ export interface EffectOptions {
 
 /** `Tx` is what the worker's store gives: a `pg` client for `postgresStore`. */
 export type Handler<Tx> =
-  | { readonly kind: 'transactional'; readonly contract: AnyContract; readonly run: TransactionalFn<any, Tx> }
+  | {
+      readonly kind: 'transactional';
+      readonly contract: AnyContract;
+      readonly run: TransactionalFn<any, Tx>;
+    }
   | {
       readonly kind: 'effect';
       readonly contract: AnyContract;

@@ -17,7 +17,10 @@ export type SignalEvent<S extends SignalSchemas> = {
   [K in keyof S & string]: { type: K } & z.output<S[K]>;
 }[keyof S & string];
 
-export interface SagaDefinition<I extends z.ZodType = z.ZodType, S extends SignalSchemas = SignalSchemas> {
+export interface SagaDefinition<
+  I extends z.ZodType = z.ZodType,
+  S extends SignalSchemas = SignalSchemas,
+> {
   readonly kind: 'sagax.definition';
   readonly name: string;
   /** A positive whole number; a running saga stays on the one it was started with. */
@@ -36,7 +39,9 @@ export interface SagaDefinition<I extends z.ZodType = z.ZodType, S extends Signa
 export type AnyDefinition = SagaDefinition<any, any>;
 
 /** An error in the place of the argument, in words, when types don't fit. */
-type Fits<Given, Wanted, Message extends string> = [Given] extends [Wanted] ? unknown : { error: Message };
+type Fits<Given, Wanted, Message extends string> = [Given] extends [Wanted]
+  ? unknown
+  : { error: Message };
 
 /**
  * Declares a saga. The machine's `input` and events must fit the schemas: a mismatch is a compile error.
@@ -52,7 +57,11 @@ export function defineSaga<
   version: number;
   description?: string;
   machine: M &
-    Fits<z.output<I>, InputFrom<M>, "the input schema does not give what the machine's input needs"> &
+    Fits<
+      z.output<I>,
+      InputFrom<M>,
+      "the input schema does not give what the machine's input needs"
+    > &
     Fits<
       SignalEvent<S>,
       EventFromLogic<M>,

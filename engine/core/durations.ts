@@ -3,12 +3,22 @@ import { DefinitionFault } from './errors.ts';
 
 export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
 
-const UNIT_MS: { readonly [unit: string]: number } = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const UNIT_MS: { readonly [unit: string]: number } = {
+  ms: 1,
+  s: 1_000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
 
 /** @returns whole milliseconds > 0. @throws DefinitionFault naming `where`. */
 export function durationMs(duration: Duration, where: string): number {
-  const match = typeof duration === 'number' ? null : /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(duration);
-  const ms = typeof duration === 'number' ? duration : Number(match?.[1]) * (UNIT_MS[match?.[2] ?? ''] ?? NaN);
+  const match =
+    typeof duration === 'number' ? null : /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(duration);
+  const ms =
+    typeof duration === 'number'
+      ? duration
+      : Number(match?.[1]) * (UNIT_MS[match?.[2] ?? ''] ?? NaN);
   if (!Number.isFinite(ms) || ms < 1) {
     throw new DefinitionFault(
       'DEFINITION_INVALID',

@@ -19,8 +19,14 @@ export const ERRORS = {
   DEFINITION_INVALID: { kind: 'definition', summary: 'A saga definition was refused.' },
   NOT_JSON: { kind: 'definition', summary: 'A value is not plain JSON.' },
   MACHINE_FAULT: { kind: 'definition', summary: "A machine's own code threw while it ran." },
-  REPLAY_DIVERGED: { kind: 'definition', summary: 'Replaying the log gave other events than it has.' },
-  PIVOT_PASSED: { kind: 'conflict', summary: 'Past the pivot nothing is compensated or cancelled.' },
+  REPLAY_DIVERGED: {
+    kind: 'definition',
+    summary: 'Replaying the log gave other events than it has.',
+  },
+  PIVOT_PASSED: {
+    kind: 'conflict',
+    summary: 'Past the pivot nothing is compensated or cancelled.',
+  },
   // requests
   INPUT_INVALID: { kind: 'invalid', summary: 'The request does not fit its schema.' },
   PAYLOAD_REFUSED: { kind: 'invalid', summary: 'The payload is too large, too deep or unsafe.' },
@@ -37,23 +43,50 @@ export const ERRORS = {
   DATABASE_UNAVAILABLE: { kind: 'retryable', summary: 'The database does not answer.' },
   OVERLOADED: { kind: 'retryable', summary: 'Too much is under way; try again later.' },
   FENCED: { kind: 'retryable', summary: 'Another node owns the shard now.' },
-  COMMIT_UNKNOWN: { kind: 'retryable', summary: 'The connection broke while a commit was under way.' },
+  COMMIT_UNKNOWN: {
+    kind: 'retryable',
+    summary: 'The connection broke while a commit was under way.',
+  },
   // ids
-  CLOCK_BACKWARDS: { kind: 'retryable', summary: 'The clock went back further than can be ridden out.' },
-  NODE_LEASE_LOST: { kind: 'retryable', summary: 'The lease on the Snowflake node id has run out.' },
+  CLOCK_BACKWARDS: {
+    kind: 'retryable',
+    summary: 'The clock went back further than can be ridden out.',
+  },
+  NODE_LEASE_LOST: {
+    kind: 'retryable',
+    summary: 'The lease on the Snowflake node id has run out.',
+  },
   NODE_IDS_EXHAUSTED: { kind: 'retryable', summary: 'All Snowflake node ids are leased.' },
   // set-up
   CONFIG_INVALID: { kind: 'config', summary: 'A setting is wrong.' },
-  SCHEMA_NEWER: { kind: 'config', summary: 'The database was migrated by a newer, breaking version.' },
-  TOPOLOGY_MISMATCH: { kind: 'config', summary: 'A count fixed at creation differs from the setting.' },
+  SCHEMA_NEWER: {
+    kind: 'config',
+    summary: 'The database was migrated by a newer, breaking version.',
+  },
+  TOPOLOGY_MISMATCH: {
+    kind: 'config',
+    summary: 'A count fixed at creation differs from the setting.',
+  },
   PORT_TAKEN: { kind: 'config', summary: 'The port is in use.' },
   DATA_FOLDER_LOCKED: { kind: 'config', summary: 'Another process uses the data folder.' },
   // steps: codes found in events and in problem details of a saga
-  STEP_TIMED_OUT: { kind: 'retryable', summary: 'A step did not answer in time; its outcome is unknown.' },
-  STEP_ATTEMPTS_EXHAUSTED: { kind: 'terminal', summary: 'A step failed as often as its budget allows.' },
-  STEP_REJECTED: { kind: 'terminal', summary: 'A participant refused a step for a business reason.' },
+  STEP_TIMED_OUT: {
+    kind: 'retryable',
+    summary: 'A step did not answer in time; its outcome is unknown.',
+  },
+  STEP_ATTEMPTS_EXHAUSTED: {
+    kind: 'terminal',
+    summary: 'A step failed as often as its budget allows.',
+  },
+  STEP_REJECTED: {
+    kind: 'terminal',
+    summary: 'A participant refused a step for a business reason.',
+  },
   COMPENSATION_FAILED: { kind: 'terminal', summary: 'A compensation used up its attempts.' },
-  SETTLEMENT_FAILED: { kind: 'terminal', summary: "A step's unknown outcome could not be settled." },
+  SETTLEMENT_FAILED: {
+    kind: 'terminal',
+    summary: "A step's unknown outcome could not be settled.",
+  },
   CANCELLED: { kind: 'terminal', summary: 'The saga was cancelled.' },
   // messages
   MESSAGE_INVALID: { kind: 'invalid', summary: 'A message is not valid in the wire protocol.' },

@@ -45,9 +45,21 @@ export type CauseEvent =
   | { type: 'StepHeartbeat'; commandId: string; attempt: number; details?: Json }
   | { type: 'StepTimedOut'; commandId: string; failure: Failure }
   | { type: 'StepSettled'; commandId: string; settlement: Settlement }
-  | { type: 'SettlementFailed'; commandId: string; attempt: number; failure: Failure; retryable: boolean }
+  | {
+      type: 'SettlementFailed';
+      commandId: string;
+      attempt: number;
+      failure: Failure;
+      retryable: boolean;
+    }
   | { type: 'CompensationSucceeded'; commandId: string; attempt: number; output: Json }
-  | { type: 'CompensationFailed'; commandId: string; attempt: number; failure: Failure; retryable: boolean }
+  | {
+      type: 'CompensationFailed';
+      commandId: string;
+      attempt: number;
+      failure: Failure;
+      retryable: boolean;
+    }
   | { type: 'RetryDue'; commandId: string; attempt: number }
   | { type: 'TimerFired'; timerId: string }
   | { type: 'SignalReceived'; signalId: string; name: string; payload: Json }
@@ -99,7 +111,13 @@ export type ConsequenceEvent =
       deadlineAt?: number;
       traceparent?: string;
     }
-  | { type: 'SettlementRequested'; commandId: string; of: string; command: string; traceparent?: string }
+  | {
+      type: 'SettlementRequested';
+      commandId: string;
+      of: string;
+      command: string;
+      traceparent?: string;
+    }
   | { type: 'TimerSet'; timerId: string; dueAt: number }
   | { type: 'TimerCleared'; timerId: string }
   | { type: 'DomainEventEmitted'; event: { type: string; [key: string]: Json } }
@@ -125,7 +143,10 @@ export type SagaEvent = CauseEvent | ConsequenceEvent;
 export type SagaEventType = SagaEvent['type'];
 
 /** Events that end a stream: nothing follows them (I5). */
-export const TERMINAL_EVENTS: ReadonlySet<SagaEventType> = new Set(['SagaCompleted', 'SagaCompensated']);
+export const TERMINAL_EVENTS: ReadonlySet<SagaEventType> = new Set([
+  'SagaCompleted',
+  'SagaCompensated',
+]);
 
 /** An event where it stands in the log. Ids are decimal strings. */
 export interface LoggedEvent {
@@ -143,5 +164,6 @@ export interface LoggedEvent {
 }
 
 /** Status of a saga as its summary shows it. `stuck` and `paused` are not terminal. */
-export type SagaStatus = 'running' | 'compensating' | 'paused' | 'stuck' | 'completed' | 'compensated';
+export type SagaStatus =
+  'running' | 'compensating' | 'paused' | 'stuck' | 'completed' | 'compensated';
 export const TERMINAL_STATUSES: ReadonlySet<SagaStatus> = new Set(['completed', 'compensated']);

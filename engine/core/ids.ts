@@ -49,7 +49,10 @@ export class SnowflakeGenerator {
    */
   next(): string {
     if (!this.#source.leaseHolds()) {
-      throw new SagaxError('NODE_LEASE_LOST', 'The lease on this Snowflake node id has run out; take a new one.');
+      throw new SagaxError(
+        'NODE_LEASE_LOST',
+        'The lease on this Snowflake node id has run out; take a new one.',
+      );
     }
     const now = Math.floor(this.#source.now());
     let ms = this.#lastMs;
@@ -83,5 +86,9 @@ export function composeSnowflake(ms: number, nodeId: number, sequence: number): 
 export function parseSnowflake(id: string): { ms: number; nodeId: number; sequence: number } {
   const value = BigInt(id);
   const low = Number(value & 0x3fffffn);
-  return { ms: Number(value >> 22n) + SNOWFLAKE_EPOCH_MS, nodeId: low >> 12, sequence: low & 0xfff };
+  return {
+    ms: Number(value >> 22n) + SNOWFLAKE_EPOCH_MS,
+    nodeId: low >> 12,
+    sequence: low & 0xfff,
+  };
 }

@@ -9,7 +9,11 @@ import { DefinitionFault } from './errors.ts';
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
 /** Names that would change an object's prototype when assigned; refused wherever JSON comes in. */
-export const FORBIDDEN_KEYS: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'prototype']);
+export const FORBIDDEN_KEYS: ReadonlySet<string> = new Set([
+  '__proto__',
+  'constructor',
+  'prototype',
+]);
 
 /** Deepest nesting accepted in any payload: deeper input is an attack or a bug, and recursion is bounded by it. */
 export const MAX_JSON_DEPTH = 64;

@@ -32,7 +32,12 @@ export interface MachineState {
 /** What a machine wants done, in the order in which it said so. */
 export type MachineAction =
   | { type: 'spawn'; actorId: string; src: string; input: Json }
-  | { type: 'setTimer'; timerId: string; delayMs: number; event: { type: string; [key: string]: Json } }
+  | {
+      type: 'setTimer';
+      timerId: string;
+      delayMs: number;
+      event: { type: string; [key: string]: Json };
+    }
   | { type: 'clearTimer'; timerId: string }
   | { type: 'emit'; event: { type: string; [key: string]: Json } };
 
@@ -63,7 +68,10 @@ const compiledMachines = new WeakMap<AnyStateMachine, Compiled>();
 export function initialTurn(definition: AnyStateMachine, input: Json): MachineTurn {
   const compiled = compile(definition);
   return runTurn(compiled, () => {
-    const snapshot = compiled.machine.getInitialSnapshot(compiled.scope, input) as AnyMachineSnapshot;
+    const snapshot = compiled.machine.getInitialSnapshot(
+      compiled.scope,
+      input,
+    ) as AnyMachineSnapshot;
     // A throwing context function doesn't throw out of xstate, it gives a snapshot in error.
     if (snapshot.status === 'error') throw snapshot.error;
     return snapshot;
@@ -71,13 +79,23 @@ export function initialTurn(definition: AnyStateMachine, input: Json): MachineTu
 }
 
 /** One turn on an event. @throws DefinitionFault when the machine's own code throws. */
-export function nextTurn(definition: AnyStateMachine, state: MachineState, event: EventObject): MachineTurn {
+export function nextTurn(
+  definition: AnyStateMachine,
+  state: MachineState,
+  event: EventObject,
+): MachineTurn {
   const compiled = compile(definition);
-  return runTurn(compiled, () => compiled.machine.transition(restore(compiled.machine, state), event, compiled.scope));
+  return runTurn(compiled, () =>
+    compiled.machine.transition(restore(compiled.machine, state), event, compiled.scope),
+  );
 }
 
 /** Whether the machine has a transition for this event in this state (guards included). */
-export function canHandle(definition: AnyStateMachine, state: MachineState, event: EventObject): boolean {
+export function canHandle(
+  definition: AnyStateMachine,
+  state: MachineState,
+  event: EventObject,
+): boolean {
   const { machine } = compile(definition);
   return restore(machine, state).can(event);
 }
@@ -147,7 +165,9 @@ function runTurn(compiled: Compiled, run: () => AnyMachineSnapshot): MachineTurn
     actions: actions.flatMap((action) => readAction(action)),
     activeActorIds: new Set(
       snapshot.status === 'active'
-        ? snapshot._nodes.flatMap((node: { invoke: { id: string }[] }) => node.invoke.map((invoke) => invoke.id))
+        ? snapshot._nodes.flatMap((node: { invoke: { id: string }[] }) =>
+            node.invoke.map((invoke) => invoke.id),
+          )
         : [],
     ),
   };
@@ -161,7 +181,9 @@ function keep(snapshot: AnyMachineSnapshot): MachineState {
   };
   const history = Object.entries(snapshot.historyValue as { [id: string]: { id: string }[] });
   if (history.length > 0) {
-    state.history = Object.fromEntries(history.map(([id, nodes]) => [id, nodes.map((node) => node.id)]));
+    state.history = Object.fromEntries(
+      history.map(([id, nodes]) => [id, nodes.map((node) => node.id)]),
+    );
   }
   if (snapshot.status === 'done') state.output = toJson(snapshot.output, "The machine's output");
   if (snapshot.status === 'error') state.error = toJson(snapshot.error, "The machine's error");
@@ -170,7 +192,10 @@ function keep(snapshot: AnyMachineSnapshot): MachineState {
 
 function restore(machine: AnyStateMachine, state: MachineState): AnyMachineSnapshot {
   const historyValue = Object.fromEntries(
-    Object.entries(state.history ?? {}).map(([id, nodes]) => [id, nodes.map((node) => machine.getStateNodeById(node))]),
+    Object.entries(state.history ?? {}).map(([id, nodes]) => [
+      id,
+      nodes.map((node) => machine.getStateNodeById(node)),
+    ]),
   );
   return machine.resolveState({
     value: state.value,
@@ -186,17 +211,33 @@ function readAction(action: RawAction): MachineAction[] {
   switch (action.type) {
     case 'xstate.spawnChild': {
       const { id, src, input } = action.params as { id: string; src: unknown; input: unknown };
-      return [{ type: 'spawn', actorId: id, src: String(src), input: toJson(input, `The input of step "${String(src)}"`) }];
+      return [
+        {
+          type: 'spawn',
+          actorId: id,
+          src: String(src),
+          input: toJson(input, `The input of step "${String(src)}"`),
+        },
+      ];
     }
     case 'xstate.raise': {
       const { event, id, delay } = action.params as { event: unknown; id?: string; delay?: number };
       // Without a delay xstate has put it into its own queue already.
       if (delay === undefined) return [];
       const raised = toJson(event, 'A raised event') as { type: string };
-      return [{ type: 'setTimer', timerId: id ?? raised.type, delayMs: Math.max(0, delay), event: raised }];
+      return [
+        {
+          type: 'setTimer',
+          timerId: id ?? raised.type,
+          delayMs: Math.max(0, delay),
+          event: raised,
+        },
+      ];
     }
     case 'xstate.cancel':
-      return [{ type: 'clearTimer', timerId: String((action.params as { sendId: unknown }).sendId) }];
+      return [
+        { type: 'clearTimer', timerId: String((action.params as { sendId: unknown }).sendId) },
+      ];
     case 'xstate.emit': {
       const { event } = action.params as { event: unknown };
       return [{ type: 'emit', event: toJson(event, 'An emitted event') as { type: string } }];

@@ -13,7 +13,8 @@ export function murmur2(bytes: Uint8Array): number {
   const words = length >> 2;
   for (let i = 0; i < words; i++) {
     const o = i << 2;
-    let k = at(bytes, o) | (at(bytes, o + 1) << 8) | (at(bytes, o + 2) << 16) | (at(bytes, o + 3) << 24);
+    let k =
+      at(bytes, o) | (at(bytes, o + 1) << 8) | (at(bytes, o + 2) << 16) | (at(bytes, o + 3) << 24);
     k = Math.imul(k, m);
     k ^= k >>> 24;
     k = Math.imul(k, m);

@@ -117,7 +117,10 @@ export function retriable<C extends AnyContract>(
 }
 
 /** A step that changes nothing: nothing is owed for it. */
-export function readOnly<C extends AnyContract>(contract: C, options: StepOptions = {}): StepLogic<C> {
+export function readOnly<C extends AnyContract>(
+  contract: C,
+  options: StepOptions = {},
+): StepLogic<C> {
   return stepLogic(contract, 'readOnly', options, null);
 }
 
@@ -142,12 +145,19 @@ function stepLogic<C extends AnyContract>(
       kind: 'step',
       class: stepClass,
       contract,
-      timeoutMs: options.timeout === undefined ? null : durationMs(options.timeout, `timeout of ${contract.name}`),
+      timeoutMs:
+        options.timeout === undefined
+          ? null
+          : durationMs(options.timeout, `timeout of ${contract.name}`),
       heartbeatTimeoutMs:
         options.heartbeatTimeout === undefined
           ? null
           : durationMs(options.heartbeatTimeout, `heartbeatTimeout of ${contract.name}`),
-      retry: retryPolicy(options.retry, persistent ? DEFAULT_PERSISTENT_ATTEMPTS : DEFAULT_ATTEMPTS, contract.name),
+      retry: retryPolicy(
+        options.retry,
+        persistent ? DEFAULT_PERSISTENT_ATTEMPTS : DEFAULT_ATTEMPTS,
+        contract.name,
+      ),
       compensation,
     },
   );
@@ -168,12 +178,18 @@ function notRunnable(name: string): Error {
 function retryPolicy(options: RetryOptions = {}, attempts: number, where: string): RetryPolicy {
   const policy: RetryPolicy = {
     maxAttempts: options.maxAttempts ?? attempts,
-    initialIntervalMs: durationMs(options.initialInterval ?? 200, `retry.initialInterval of ${where}`),
+    initialIntervalMs: durationMs(
+      options.initialInterval ?? 200,
+      `retry.initialInterval of ${where}`,
+    ),
     backoff: options.backoff ?? 2,
     maxIntervalMs: durationMs(options.maxInterval ?? '30s', `retry.maxInterval of ${where}`),
   };
   if (!Number.isInteger(policy.maxAttempts) || policy.maxAttempts < 1) {
-    throw new DefinitionFault('DEFINITION_INVALID', `retry.maxAttempts of ${where} must be a whole number ≥ 1.`);
+    throw new DefinitionFault(
+      'DEFINITION_INVALID',
+      `retry.maxAttempts of ${where} must be a whole number ≥ 1.`,
+    );
   }
   if (!(policy.backoff >= 1)) {
     throw new DefinitionFault('DEFINITION_INVALID', `retry.backoff of ${where} must be ≥ 1.`);

@@ -28,7 +28,9 @@ function entered(node: Node): Node[] {
 
 /** A history state can lead back into anything below its parent. */
 function historyTargets(node: Node): Node[] {
-  return node.parent === undefined ? [] : (Object.values(node.parent.states) as Node[]).filter((n) => n.type !== 'history');
+  return node.parent === undefined
+    ? []
+    : (Object.values(node.parent.states) as Node[]).filter((n) => n.type !== 'history');
 }
 
 export function checkUnboundedAlways(machine: AnyStateMachine, nodes: readonly Node[]): void {
@@ -92,16 +94,21 @@ function checkSiblingRegions(pivot: Node, invokedBy: (node: Node) => Invoked): v
 
 function checkAfterPivot(pivot: Node, actorId: string, invokedBy: (node: Node) => Invoked): void {
   const done = pivot.transitions.get(`xstate.done.actor.${actorId}`) ?? [];
-  const rest = done.flatMap((transition) => (transition.target as Node[] | undefined) ?? []).flatMap((n) => entered(n));
+  const rest = done
+    .flatMap((transition) => (transition.target as Node[] | undefined) ?? [])
+    .flatMap((n) => entered(n));
   const seen = new Set<Node>();
   for (let node = rest.pop(); node !== undefined; node = rest.pop()) {
     if (seen.has(node)) continue;
     seen.add(node);
     // The states around the pivot are active before it too; only what they lead to counts.
     const around = isAncestor(node, pivot);
-    const offender = around ? undefined : invokedBy(node).find(({ spec }) => !allowedAfterPivot(spec));
+    const offender = around
+      ? undefined
+      : invokedBy(node).find(({ spec }) => !allowedAfterPivot(spec));
     if (offender !== undefined) {
-      const what = offender.spec.kind === 'step' ? `the ${offender.spec.class} step` : 'compensateAll()';
+      const what =
+        offender.spec.kind === 'step' ? `the ${offender.spec.class} step` : 'compensateAll()';
       throw refuse(
         `${stateName(node)} invokes ${what} "${offender.id}" and can be reached after the pivot of ${stateName(pivot)}. ` +
           'Past the pivot nothing may fail or be compensated: use retriable() or readOnly() there, or move the step before the pivot.',
@@ -118,7 +125,8 @@ function checkAfterPivot(pivot: Node, actorId: string, invokedBy: (node: Node) =
 }
 
 function isAncestor(node: Node, of: Node): boolean {
-  for (let up: Node | undefined = of.parent; up !== undefined; up = up.parent) if (up === node) return true;
+  for (let up: Node | undefined = of.parent; up !== undefined; up = up.parent)
+    if (up === node) return true;
   return false;
 }
 

@@ -33,13 +33,19 @@ export function validateMachine(spec: {
 }): { actors: ReadonlyMap<string, ActorSpec>; services: readonly string[] } {
   const { name, version, machine, signals } = spec;
   if (!NAME.test(name)) {
-    throw refuse(`Saga name "${name}" must be lower-case kebab case, at most 63 characters, e.g. "order".`);
+    throw refuse(
+      `Saga name "${name}" must be lower-case kebab case, at most 63 characters, e.g. "order".`,
+    );
   }
   if (!Number.isInteger(version) || version < 1) {
-    throw refuse(`Saga "${name}": version is ${version}; use a whole number ≥ 1 and raise it when the machine changes.`);
+    throw refuse(
+      `Saga "${name}": version is ${version}; use a whole number ≥ 1 and raise it when the machine changes.`,
+    );
   }
   if (!('root' in machine) || !('implementations' in machine)) {
-    throw refuse(`Saga "${name}": machine must be made by xstate's setup().createMachine() or createMachine().`);
+    throw refuse(
+      `Saga "${name}": machine must be made by xstate's setup().createMachine() or createMachine().`,
+    );
   }
   if (typeof machine.config.context === 'object') {
     toJson(machine.config.context, `The context of saga "${name}"`);
@@ -51,7 +57,10 @@ export function validateMachine(spec: {
     checkTransitions(node, machine);
     checkActions(node, machine);
   }
-  if (!Object.values(machine.root.states).some((state) => state.type === 'final') && machine.root.type !== 'parallel') {
+  if (
+    !Object.values(machine.root.states).some((state) => state.type === 'final') &&
+    machine.root.type !== 'parallel'
+  ) {
     throw refuse(`Saga "${name}" can never end: add a top-level state with type: 'final'.`);
   }
   checkSignals(name, signals, nodes);
@@ -73,7 +82,10 @@ function allNodes(root: Node): Node[] {
   return [root, ...Object.values(root.states).flatMap((child) => allNodes(child))];
 }
 
-function invokedSpecs(node: Node, actors: ReadonlyMap<string, ActorSpec>): { id: string; spec: ActorSpec }[] {
+function invokedSpecs(
+  node: Node,
+  actors: ReadonlyMap<string, ActorSpec>,
+): { id: string; spec: ActorSpec }[] {
   return node.invoke.flatMap((invoke) => {
     const spec = actors.get(String(invoke.src));
     return spec === undefined ? [] : [{ id: invoke.id, spec }];
@@ -94,7 +106,10 @@ function checkInvokes(node: Node, machine: AnyStateMachine, actors: Map<string, 
   for (const [index, invoke] of node.invoke.entries()) {
     const src = String(invoke.src);
     const raw = (node.config.invoke as unknown[] | object | undefined) ?? [];
-    const config = (Array.isArray(raw) ? raw[index] : raw) as { src: unknown; onSnapshot?: unknown };
+    const config = (Array.isArray(raw) ? raw[index] : raw) as {
+      src: unknown;
+      onSnapshot?: unknown;
+    };
     const logic: unknown =
       typeof config.src === 'string'
         ? (machine.implementations.actors as { [name: string]: unknown })[config.src]
@@ -114,7 +129,9 @@ function checkInvokes(node: Node, machine: AnyStateMachine, actors: Map<string, 
       );
     }
     if (invoke.systemId !== undefined || config.onSnapshot !== undefined) {
-      throw refuse(`${stateName(node)} gives "${src}" a systemId or onSnapshot; a step has neither. Remove it.`);
+      throw refuse(
+        `${stateName(node)} gives "${src}" a systemId or onSnapshot; a step has neither. Remove it.`,
+      );
     }
     const needsOnError = spec.kind === 'step' && spec.class !== 'retriable';
     if (needsOnError && invoke.onError === undefined) {
@@ -124,7 +141,9 @@ function checkInvokes(node: Node, machine: AnyStateMachine, actors: Map<string, 
       );
     }
     if (invoke.onDone === undefined) {
-      throw refuse(`${stateName(node)} invokes "${src}" without onDone, so the saga would stay there for ever. Add onDone.`);
+      throw refuse(
+        `${stateName(node)} invokes "${src}" without onDone, so the saga would stay there for ever. Add onDone.`,
+      );
     }
     actors.set(src, spec);
   }
@@ -133,14 +152,22 @@ function checkInvokes(node: Node, machine: AnyStateMachine, actors: Map<string, 
 function checkTransitions(node: Node, machine: AnyStateMachine): void {
   for (const [event, transitions] of node.transitions) {
     if (event.startsWith('saga.') && event !== CANCEL_EVENT) {
-      throw refuse(`${stateName(node)} handles "${event}"; the prefix "saga." is reserved, only "${CANCEL_EVENT}" may be handled.`);
+      throw refuse(
+        `${stateName(node)} handles "${event}"; the prefix "saga." is reserved, only "${CANCEL_EVENT}" may be handled.`,
+      );
     }
     for (const transition of transitions) checkGuard(node, machine, transition.guard);
   }
   for (const transition of node.always ?? []) checkGuard(node, machine, transition.guard);
   for (const { delay } of node.after) {
-    if (typeof delay === 'string' && !(delay in machine.implementations.delays) && !/^\d+$/.test(delay)) {
-      throw refuse(`${stateName(node)} waits for the delay "${delay}", which is not under setup({ delays }).`);
+    if (
+      typeof delay === 'string' &&
+      !(delay in machine.implementations.delays) &&
+      !/^\d+$/.test(delay)
+    ) {
+      throw refuse(
+        `${stateName(node)} waits for the delay "${delay}", which is not under setup({ delays }).`,
+      );
     }
   }
 }
@@ -153,7 +180,9 @@ function checkGuard(node: Node, machine: AnyStateMachine, guard: unknown): void 
         ? String(guard.type)
         : undefined;
   if (name !== undefined && !(name in machine.implementations.guards)) {
-    throw refuse(`${stateName(node)} uses the guard "${name}", which is not under setup({ guards }).`);
+    throw refuse(
+      `${stateName(node)} uses the guard "${name}", which is not under setup({ guards }).`,
+    );
   }
 }
 
@@ -175,9 +204,13 @@ function checkAction(node: Node, machine: AnyStateMachine, action: unknown): voi
         ? String(action.type)
         : undefined;
   const implementation: unknown =
-    name === undefined ? action : (machine.implementations.actions as { [key: string]: unknown })[name];
+    name === undefined
+      ? action
+      : (machine.implementations.actions as { [key: string]: unknown })[name];
   if (implementation === undefined) {
-    throw refuse(`${stateName(node)} names the action "${name}", which is not under setup({ actions }).`);
+    throw refuse(
+      `${stateName(node)} names the action "${name}", which is not under setup({ actions }).`,
+    );
   }
   const type =
     typeof implementation === 'function' && 'resolve' in implementation && 'type' in implementation
@@ -195,15 +228,22 @@ function checkAction(node: Node, machine: AnyStateMachine, action: unknown): voi
 function checkSignals(name: string, signals: readonly string[], nodes: readonly Node[]): void {
   for (const signal of signals) {
     if (signal.startsWith('xstate.') || signal.startsWith('saga.') || signal === '*') {
-      throw refuse(`Saga "${name}": signal "${signal}" uses a reserved name; "xstate." and "saga." belong to the engine.`);
+      throw refuse(
+        `Saga "${name}": signal "${signal}" uses a reserved name; "xstate." and "saga." belong to the engine.`,
+      );
     }
     const handled = nodes.some((node) =>
       [...node.transitions.keys()].some(
-        (event) => event === signal || event === '*' || (event.endsWith('.*') && signal.startsWith(event.slice(0, -1))),
+        (event) =>
+          event === signal ||
+          event === '*' ||
+          (event.endsWith('.*') && signal.startsWith(event.slice(0, -1))),
       ),
     );
     if (!handled) {
-      throw refuse(`Saga "${name}" declares the signal "${signal}", but no state handles it. Add on: { '${signal}': … } or drop the signal.`);
+      throw refuse(
+        `Saga "${name}" declares the signal "${signal}", but no state handles it. Add on: { '${signal}': … } or drop the signal.`,
+      );
     }
   }
 }

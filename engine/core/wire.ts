@@ -11,17 +11,27 @@ import { FORBIDDEN_KEYS, MAX_JSON_DEPTH, type Json } from './json.ts';
 /** Largest body accepted or sent, in bytes of UTF-8; below Kafka's default message limit of 1 MiB. */
 export const MAX_BODY_BYTES = 900_000;
 
-export const sagaIdSchema = z.string().regex(/^[1-9][0-9]{0,18}$/, 'a Snowflake id in decimal digits');
+export const sagaIdSchema = z
+  .string()
+  .regex(/^[1-9][0-9]{0,18}$/, 'a Snowflake id in decimal digits');
 export const namespaceSchema = z
   .string()
-  .regex(/^[a-z][a-z0-9-]{0,62}$/, 'lower-case letters, digits and "-", at most 63, a letter first');
+  .regex(
+    /^[a-z][a-z0-9-]{0,62}$/,
+    'lower-case letters, digits and "-", at most 63, a letter first',
+  );
 /** `<sagaId>.<n>` for a step, with `.c` for its compensation and `.s` for its settlement. */
 export const commandIdSchema = z.string().regex(/^[1-9][0-9]{0,18}\.[1-9][0-9]{0,8}(\.[cs])?$/);
 export const commandNameSchema = z
   .string()
-  .regex(/^[a-z][a-z0-9-]{0,62}\.[a-z][a-z0-9-]{0,126}$/, '"service.command" in lower-case kebab case');
+  .regex(
+    /^[a-z][a-z0-9-]{0,62}\.[a-z][a-z0-9-]{0,126}$/,
+    '"service.command" in lower-case kebab case',
+  );
 /** Any JSON; unsafe keys and depth are refused by `parseBody` before a schema looks. */
-export const jsonSchema = z.any().transform((value): Json => (value === undefined ? null : (value as Json)));
+export const jsonSchema = z
+  .any()
+  .transform((value): Json => (value === undefined ? null : (value as Json)));
 
 export const failureSchema = z.strictObject({
   code: z.string().min(1).max(128),
@@ -48,7 +58,11 @@ export const commandBodySchema = z.object({
 });
 export type CommandBody = z.infer<typeof commandBodySchema>;
 
-const reply = { commandId: commandIdSchema, sagaId: sagaIdSchema, namespace: namespaceSchema.default('default') };
+const reply = {
+  commandId: commandIdSchema,
+  sagaId: sagaIdSchema,
+  namespace: namespaceSchema.default('default'),
+};
 const attempt = z.int().positive().default(1);
 
 /** What became of a command. */
@@ -83,7 +97,9 @@ export const startBodySchema = z.object({
   definitionVersion: z.int().positive(),
   input: jsonSchema,
   businessKey: z.string().min(1).max(256).optional(),
-  attributes: z.record(z.string().max(64), z.union([z.string().max(1024), z.number(), z.boolean()])).optional(),
+  attributes: z
+    .record(z.string().max(64), z.union([z.string().max(1024), z.number(), z.boolean()]))
+    .optional(),
   traceparent: z.string().max(64).optional(),
 });
 export const signalBodySchema = z.object({
@@ -107,7 +123,11 @@ export const operatorBodySchema = z.object({
     z.object({ verb: z.literal('pause') }),
     z.object({ verb: z.literal('resume') }),
     z.object({ verb: z.literal('retry'), commandId: commandIdSchema.optional() }),
-    z.object({ verb: z.literal('resolve'), commandId: commandIdSchema, output: jsonSchema.optional() }),
+    z.object({
+      verb: z.literal('resolve'),
+      commandId: commandIdSchema,
+      output: jsonSchema.optional(),
+    }),
     z.object({ verb: z.literal('skip'), commandId: commandIdSchema }),
   ]),
 });
@@ -181,7 +201,10 @@ export function encodeMessage(envelope: Envelope, body: unknown): WireMessage {
 }
 
 /** @throws SagaxError MESSAGE_INVALID or PAYLOAD_REFUSED: the message is to be parked as a dead letter. */
-export function decodeInbox(message: { headers: { [name: string]: string }; value: string | null }): InboxInput {
+export function decodeInbox(message: {
+  headers: { [name: string]: string };
+  value: string | null;
+}): InboxInput {
   const type = message.headers['ce_type'];
   const entry = type === undefined ? undefined : INBOX_SCHEMAS[type as keyof typeof INBOX_SCHEMAS];
   if (entry === undefined) {
@@ -194,7 +217,10 @@ export function decodeInbox(message: { headers: { [name: string]: string }; valu
 }
 
 /** @throws SagaxError MESSAGE_INVALID or PAYLOAD_REFUSED. */
-export function decodeCommand(message: { headers: { [name: string]: string }; value: string | null }): CommandBody {
+export function decodeCommand(message: {
+  headers: { [name: string]: string };
+  value: string | null;
+}): CommandBody {
   if (message.headers['ce_type'] !== CE_TYPES.command) {
     throw new SagaxError('MESSAGE_INVALID', `ce_type must be ${CE_TYPES.command}.`);
   }
@@ -230,11 +256,17 @@ export function assertSafeJson(root: unknown): void {
     const { value, depth } = next;
     if (typeof value !== 'object' || value === null) continue;
     if (depth >= MAX_JSON_DEPTH) {
-      throw new SagaxError('PAYLOAD_REFUSED', `The body is nested deeper than ${MAX_JSON_DEPTH} levels.`);
+      throw new SagaxError(
+        'PAYLOAD_REFUSED',
+        `The body is nested deeper than ${MAX_JSON_DEPTH} levels.`,
+      );
     }
     for (const key of Object.keys(value)) {
       if (FORBIDDEN_KEYS.has(key) && !Array.isArray(value)) {
-        throw new SagaxError('PAYLOAD_REFUSED', `The body has the key "${key}", which is never accepted.`);
+        throw new SagaxError(
+          'PAYLOAD_REFUSED',
+          `The body has the key "${key}", which is never accepted.`,
+        );
       }
       rest.push({ value: (value as { [key: string]: unknown })[key], depth: depth + 1 });
     }
