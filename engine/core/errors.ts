@@ -33,6 +33,8 @@ export const ERRORS = {
   DEFINITION_UNKNOWN: { kind: 'notFound', summary: 'No such saga definition or version.' },
   SAGA_UNKNOWN: { kind: 'notFound', summary: 'No such saga.' },
   COMMAND_UNKNOWN: { kind: 'notFound', summary: 'No such command in the saga.' },
+  NAMESPACE_UNKNOWN: { kind: 'notFound', summary: 'No such namespace.' },
+  DEAD_LETTER_UNKNOWN: { kind: 'notFound', summary: 'No such dead letter.' },
   ROUTE_UNKNOWN: { kind: 'notFound', summary: 'No such route.' },
   SIGNAL_UNKNOWN: { kind: 'invalid', summary: 'The definition declares no such signal.' },
   KEY_REUSED: { kind: 'conflict', summary: 'The key was used before with another request.' },

@@ -249,11 +249,15 @@ export function parseBody(value: string | null): Json {
   return parsed as Json;
 }
 
-/** Refuses keys that change prototypes, and nesting beyond MAX_JSON_DEPTH, without recursion. */
+/**
+ * Refuses keys that change prototypes, nesting beyond MAX_JSON_DEPTH, and texts that jsonb can't hold (NUL, halves
+ * of surrogate pairs): one such text would make a shard's whole batch fail to append, over and over. No recursion.
+ */
 export function assertSafeJson(root: unknown): void {
   const rest: { value: unknown; depth: number }[] = [{ value: root, depth: 0 }];
   for (let next = rest.pop(); next !== undefined; next = rest.pop()) {
     const { value, depth } = next;
+    if (typeof value === 'string') assertKeepable(value);
     if (typeof value !== 'object' || value === null) continue;
     if (depth >= MAX_JSON_DEPTH) {
       throw new SagaxError(
@@ -270,6 +274,12 @@ export function assertSafeJson(root: unknown): void {
       }
       rest.push({ value: (value as { [key: string]: unknown })[key], depth: depth + 1 });
     }
+  }
+}
+
+function assertKeepable(text: string): void {
+  if (text.includes('\0') || !text.isWellFormed()) {
+    throw new SagaxError('PAYLOAD_REFUSED', 'The body has a text with a NUL character or half a surrogate pair in it.');
   }
 }
 
