@@ -250,14 +250,17 @@ export function parseBody(value: string | null): Json {
 }
 
 /**
- * Refuses keys that change prototypes, nesting beyond MAX_JSON_DEPTH, and texts that jsonb can't hold (NUL, halves
- * of surrogate pairs): one such text would make a shard's whole batch fail to append, over and over. No recursion.
+ * Refuses keys that change prototypes, nesting beyond MAX_JSON_DEPTH, numbers that overflow, and texts that jsonb
+ * can't hold (NUL, halves of surrogate pairs): one such text would make a shard's whole batch fail to append, over and over. No recursion.
  */
 export function assertSafeJson(root: unknown): void {
   const rest: { value: unknown; depth: number }[] = [{ value: root, depth: 0 }];
   for (let next = rest.pop(); next !== undefined; next = rest.pop()) {
     const { value, depth } = next;
     if (typeof value === 'string') assertKeepable(value);
+    if (value === Infinity || value === -Infinity) {
+      throw new SagaxError('PAYLOAD_REFUSED', 'The body has a number beyond 1.8e308; send such a number as a text.');
+    }
     if (typeof value !== 'object' || value === null) continue;
     if (depth >= MAX_JSON_DEPTH) {
       throw new SagaxError(
