@@ -79,7 +79,7 @@ export class MemoryBroker {
     for (const group of this.#groups.values()) this.#rebalance(group);
   }
 
-  /** Appends the messages, in their order. @throws SagaxError BUS_UNAVAILABLE for an unknown topic or partition, nothing was appended */
+  /** Appends the messages, in their order. @throws SagaxError TOPOLOGY_MISMATCH for an unknown topic or partition, nothing was appended */
   append(messages: readonly BusMessage[]): void {
     const logs = messages.map((message) => this.#log(message));
     messages.forEach((message, index) => {
@@ -230,7 +230,7 @@ function parseKey(key: string): TopicPartition {
 
 function unknownTopic(name: string): SagaxError {
   return new SagaxError(
-    'BUS_UNAVAILABLE',
-    `"${name}" does not exist on the bus; create topics by ensureTopics first.`,
+    'TOPOLOGY_MISMATCH',
+    `The bus has no "${name}"; create topics by ensureTopics first, and publish to the partitions that they have.`,
   );
 }

@@ -6,7 +6,7 @@
  */
 import { SagaxError } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
-import type { SagaSnapshot, SagaSummary } from '../ports.ts';
+import type { SagaSnapshot, SagaSummary, ShardBatch } from '../ports.ts';
 import type { StoredDeadLetter } from '../ports-read.ts';
 
 export interface ShardRow {
@@ -38,6 +38,12 @@ export interface StoredEvent {
   text: string;
 }
 
+/** Sees each change at the moment when it is made, by the database's clock: what a checker goes by. */
+export interface DatabaseObserver {
+  appended?: (batch: ShardBatch, at: number) => void;
+  acquired?: (lease: { shard: number; owner: string; epoch: number }, at: number) => void;
+}
+
 export interface MemoryDatabaseOptions {
   /** Number of shards, fixed for good. */
   shards: number;
@@ -45,10 +51,12 @@ export interface MemoryDatabaseOptions {
   now: () => number;
   /** How many Snowflake node ids there are. Default 1024, as in production; fewer makes reuse frequent. */
   nodeIds?: number;
+  observer?: DatabaseObserver;
 }
 
 export class MemoryDatabase {
   readonly now: () => number;
+  readonly observer: DatabaseObserver;
   readonly shards: ShardRow[];
   readonly nodeIds: NodeIdRow[];
   /** By saga, in order of stream version. */
@@ -65,6 +73,7 @@ export class MemoryDatabase {
 
   constructor(options: MemoryDatabaseOptions) {
     this.now = options.now;
+    this.observer = options.observer ?? {};
     this.shards = Array.from({ length: options.shards }, (_, shard) => ({
       shard,
       epoch: 0,

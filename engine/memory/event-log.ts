@@ -96,6 +96,7 @@ function appendBatch(
   for (const letter of batch.deadLetters) {
     db.deadLetters.push({ ...letter, id: String(db.deadLetters.length + 1), redrivenAt: null });
   }
+  db.observer.appended?.(batch, db.now());
 }
 
 /** A defect of the caller, not a race: the fence has held, so nobody else wrote. */

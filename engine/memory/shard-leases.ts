@@ -18,6 +18,7 @@ export function memoryShardLeases(db: MemoryDatabase, host: Host): ShardLeases {
           row.epoch += 1;
           row.owner = owner;
           row.expiresAt = db.now() + ttlMs;
+          db.observer.acquired?.({ shard, owner, epoch: row.epoch }, db.now());
           return {
             shard,
             epoch: row.epoch,
