@@ -11,7 +11,7 @@ import { existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } fr
 import { cp, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { homedir, tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Admin } from '@platformatic/kafka';
 
@@ -44,10 +44,9 @@ export function missingForKafka(): string | null {
   return null;
 }
 
-/** The class path of Apache Kafka, fetched on first use. @throws Error when Maven fails. */
-async function kafkaClassPath(): Promise<string> {
+/** Fetches Apache Kafka into the cache, unless it is there. @throws Error when Maven fails (no network). */
+export async function fetchKafka(): Promise<void> {
   if (!existsSync(JARS_FOLDER)) await fetchJars();
-  return join(JARS_FOLDER, '*');
 }
 
 async function fetchJars(): Promise<void> {
@@ -188,10 +187,10 @@ export class KafkaServer {
   }
 
   async #java(heapMb: number, main: string, args: string[]): Promise<ChildProcess> {
-    const classPath = await kafkaClassPath();
+    await fetchKafka();
     const log = openSync(join(this.#folder, 'kafka.log'), 'a');
     const options = [`-Xmx${heapMb}m`, '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=4'];
-    const child = spawn('java', [...options, '-cp', `${classPath}${delimiter}`, main, ...args], {
+    const child = spawn('java', [...options, '-cp', join(JARS_FOLDER, '*'), main, ...args], {
       cwd: this.#folder,
       stdio: ['ignore', log, log],
     });

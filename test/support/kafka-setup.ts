@@ -6,7 +6,7 @@
  */
 import { request } from 'node:http';
 import type { TestProject } from 'vitest/node';
-import { KAFKA_VERSION, KafkaServer, missingForKafka } from './kafka-server.ts';
+import { fetchKafka, KAFKA_VERSION, KafkaServer, missingForKafka } from './kafka-server.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -40,7 +40,13 @@ async function findKafka(): Promise<Running> {
   }
   const missing = missingForKafka();
   if (missing !== null) return skipped(missing);
-  return startLocal().catch((error: unknown) => skipped((error as Error).message));
+  try {
+    await fetchKafka();
+  } catch (error) {
+    return skipped((error as Error).message);
+  }
+  // From here on everything is there: a broker that does not boot is a failure, not a reason to skip.
+  return startLocal();
 }
 
 function skipped(reason: string): Running {

@@ -1,0 +1,167 @@
+/**
+ * The bus on Kafka: the port's methods over kafkajs, which has its one home in this folder.
+ *
+ * Guards the port's promises (`ports.ts`): durable on return, BUS_UNAVAILABLE in bounded time, topics
+ * with the partition count that was asked for. A crash loses what `publish` has not answered, and
+ * repeats what was delivered and not committed.
+ */
+import { Kafka, type Admin } from 'kafkajs';
+import { SagaxError } from '../core/errors.ts';
+import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
+import { registerCodecs } from './codecs.ts';
+import {
+  filterTimeoutWarning,
+  kafkaSettings,
+  type KafkaBusOptions,
+  type KafkaSettings,
+} from './options.ts';
+import { KafkaPublisher, unavailable, withDeadline } from './publisher.ts';
+import { assertSubscribable, KafkaSubscription } from './subscription.ts';
+
+const ADMIN_LIMIT_MS = 15_000;
+const PING_LIMIT_MS = 3_000;
+/** Topics take a moment to be known everywhere after they were made. */
+const TOPIC_ROUNDS = 3;
+
+/** @throws SagaxError CONFIG_INVALID. Nothing is connected before the first call. */
+export function createKafkaBus(options: KafkaBusOptions): Bus {
+  return new KafkaBus(kafkaSettings(options));
+}
+
+class KafkaBus implements Bus {
+  readonly kind = 'kafka';
+  readonly #settings: KafkaSettings;
+  readonly #publisher: KafkaPublisher;
+  readonly #subscriptions = new Set<KafkaSubscription>();
+  #admin: Promise<Admin> | null = null;
+  #closed = false;
+
+  constructor(settings: KafkaSettings) {
+    registerCodecs();
+    filterTimeoutWarning();
+    this.#settings = settings;
+    this.#publisher = new KafkaPublisher(new Kafka(settings.client), settings);
+  }
+
+  publish(messages: readonly BusMessage[]): Promise<void> {
+    return this.#publisher.publish(messages);
+  }
+
+  subscribe(options: SubscribeOptions): Subscription {
+    assertSubscribable(options);
+    if (this.#closed) throw unavailable('this bus has been closed');
+    const makeKafka = (): Kafka => new Kafka(this.#settings.client);
+    const subscription = new KafkaSubscription(makeKafka, this.#settings, options);
+    this.#subscriptions.add(subscription);
+    void subscription.closed.then(() => this.#subscriptions.delete(subscription));
+    return subscription;
+  }
+
+  async ensureTopics(specs: readonly TopicSpec[]): Promise<void> {
+    const wanted = new Map(specs.map(({ topic, partitions }) => [topic, partitions]));
+    for (let round = 1; ; round++) {
+      const missing = await this.#ask(
+        (admin) => this.#missingTopics(admin, wanted),
+        ADMIN_LIMIT_MS,
+      );
+      if (missing.length === 0) return;
+      if (round > TOPIC_ROUNDS) {
+        throw unavailable(
+          `the topics ${missing.map(({ topic }) => topic).join(', ')} did not appear`,
+        );
+      }
+      await this.#ask((admin) => this.#createTopics(admin, missing), ADMIN_LIMIT_MS);
+    }
+  }
+
+  async endOffsets(topic: string): Promise<Map<number, bigint>> {
+    const offsets = await this.#ask((admin) => admin.fetchTopicOffsets(topic), ADMIN_LIMIT_MS);
+    const sorted = offsets.sort((a, b) => a.partition - b.partition);
+    return new Map(sorted.map(({ partition, offset }) => [partition, BigInt(offset)]));
+  }
+
+  async ping(): Promise<void> {
+    await this.#ask((admin) => admin.describeCluster(), PING_LIMIT_MS);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
+    await this.#publisher.close();
+    const admin = await this.#admin?.catch(() => null);
+    await admin?.disconnect().catch(() => undefined);
+  }
+
+  async #missingTopics(
+    admin: Admin,
+    wanted: ReadonlyMap<string, number>,
+  ): Promise<{ topic: string; partitions: number }[]> {
+    const known = new Set(await admin.listTopics());
+    const present = [...wanted.keys()].filter((topic) => known.has(topic));
+    if (present.length > 0) {
+      const { topics } = await admin.fetchTopicMetadata({ topics: present });
+      for (const { name, partitions } of topics) {
+        assertPartitions(name, partitions.length, wanted.get(name) ?? 0);
+      }
+    }
+    return [...wanted]
+      .filter(([topic]) => !known.has(topic))
+      .map(([topic, partitions]) => ({ topic, partitions }));
+  }
+
+  async #createTopics(admin: Admin, missing: readonly TopicSpec[]): Promise<void> {
+    const { replicationFactor } = this.#settings;
+    try {
+      await admin.createTopics({
+        waitForLeaders: true,
+        timeout: 5_000,
+        topics: missing.map(({ topic, partitions }) => ({
+          topic,
+          numPartitions: partitions,
+          replicationFactor,
+        })),
+      });
+    } catch (error) {
+      // Another process made some of them at the same time: the next round compares what is there.
+      if (!isAlreadyThere(error)) throw error;
+    }
+  }
+
+  /** Runs an admin request in bounded time. A client that failed is replaced by the next call. */
+  async #ask<T>(request: (admin: Admin) => Promise<T>, limitMs: number): Promise<T> {
+    if (this.#closed) throw unavailable('this bus has been closed');
+    this.#admin ??= this.#connectAdmin();
+    const admin = this.#admin;
+    try {
+      return await withDeadline(admin.then(request), limitMs);
+    } catch (error) {
+      if (this.#admin === admin) this.#admin = null;
+      admin.then((gone) => gone.disconnect()).catch(() => undefined);
+      if (error instanceof SagaxError) throw error;
+      throw unavailable((error as Error).message, error);
+    }
+  }
+
+  async #connectAdmin(): Promise<Admin> {
+    const admin = new Kafka(this.#settings.client).admin();
+    await admin.connect();
+    return admin;
+  }
+}
+
+function assertPartitions(topic: string, found: number, wanted: number): void {
+  if (found === wanted) return;
+  throw new SagaxError(
+    'TOPOLOGY_MISMATCH',
+    `Topic ${topic} has ${found} partitions, and ${wanted} are wanted. Set the partition count to ${found}, ` +
+      'or use another topic prefix: adding partitions to a topic in use moves keys to other partitions.',
+  );
+}
+
+function isAlreadyThere(error: unknown): boolean {
+  const { type, errors } = error as { type?: string; errors?: { type?: string }[] };
+  return (
+    type === 'TOPIC_ALREADY_EXISTS' ||
+    (errors?.every((item) => item.type === 'TOPIC_ALREADY_EXISTS') ?? false)
+  );
+}

@@ -1,0 +1,390 @@
+/**
+ * A member of a consumer group: partitions come and go, messages go to `onBatch`, offsets are hints.
+ *
+ * Guards what kafkajs leaves open. It has no hook for partitions that are lost, so each GROUP_JOIN is
+ * compared with what was ours. It fetches a broker's partitions in lockstep, so batches are handed to a
+ * lane each and the fetch loop never waits for a handler; a full lane is paused. It can stop without a
+ * word, so a watchdog makes a new consumer when nothing has been heard for three session timeouts.
+ */
+import type { Consumer, EachBatchPayload, Kafka } from 'kafkajs';
+import { SagaxError } from '../core/errors.ts';
+import type { SubscribeOptions, Subscription } from '../ports.ts';
+import { groupAssigner } from './group-assigner.ts';
+import { Lane, pause, type LaneHost } from './lane.ts';
+import { receivedMessage } from './messages.ts';
+import type { KafkaSettings } from './options.ts';
+import { withDeadline } from './publisher.ts';
+
+const DEFAULT_MAX_BATCH = 500;
+const COMMIT_INTERVAL_MS = 1_000;
+const HEARTBEAT_INTERVAL_MS = 1_000;
+/** Batches that kafkajs hands over at once; handing over takes no time, since lanes do the work. */
+const CONCURRENT_HANDOVERS = 16;
+const REBUILD_PAUSE_MIN_MS = 500;
+const REBUILD_PAUSE_MAX_MS = 10_000;
+/** What a farewell to the broker may take; its session timeout does the rest. */
+const DISCONNECT_LIMIT_MS = 5_000;
+const OPEN_RETRY_PAUSE_MS = 500;
+
+export class KafkaSubscription implements Subscription {
+  readonly #makeKafka: () => Kafka;
+  readonly #settings: KafkaSettings;
+  readonly #options: SubscribeOptions;
+  readonly #host: LaneHost;
+  readonly #lanes = new Map<string, Lane>();
+  /** Per partition: what must be over before it may be opened again (revocation, a running batch). */
+  readonly #tails = new Map<string, Promise<void>>();
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<void>();
+  readonly #stop = new AbortController();
+  readonly #timers: NodeJS.Timeout[] = [];
+  #consumer: Consumer | null = null;
+  #memberId: string | null = null;
+  #joinAttempts = 0;
+  #lastSignOfLife = performance.now();
+  #rebuildPauseMs = REBUILD_PAUSE_MIN_MS;
+  #running: Promise<void>;
+  #closing: Promise<void> | null = null;
+
+  constructor(makeKafka: () => Kafka, settings: KafkaSettings, options: SubscribeOptions) {
+    this.#makeKafka = makeKafka;
+    this.#settings = settings;
+    this.#options = options;
+    this.#host = {
+      onBatch: options.onBatch,
+      maxBatch: options.maxBatch ?? DEFAULT_MAX_BATCH,
+      roomMade: (lane) => this.#resumeIfRoom(lane),
+      seek: (lane, offset) => this.#seek(lane, offset),
+      batchFailed: (lane, error, pauseMs) =>
+        this.#warn(
+          { ...at(lane), err: error, pause_ms: pauseMs },
+          'onBatch failed; it comes again',
+        ),
+    };
+    this.#every(COMMIT_INTERVAL_MS, () => void this.#commit());
+    this.#every(settings.sessionTimeoutMs / 2, () => this.#watch());
+    this.#running = this.#start();
+  }
+
+  assigned(): { topic: string; partition: number }[] {
+    return [...this.#lanes.values()].map(({ topic, partition }) => ({ topic, partition }));
+  }
+
+  ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** Resolves when `close` is done. */
+  get closed(): Promise<void> {
+    return this.#closed.promise;
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#stop.abort();
+    this.#timers.forEach((timer) => clearInterval(timer));
+    const lanes = [...this.#lanes.values()];
+    lanes.forEach((lane) => lane.close());
+    await Promise.all(lanes.map((lane) => lane.idle()));
+    await this.#commit();
+    this.#lanes.clear();
+    lanes.forEach((lane) => this.#revoke(lane));
+    await Promise.all(this.#tails.values());
+    // `onRevoked` may have said more to commit.
+    await this.#commit(lanes);
+    await withDeadline(this.#running, DISCONNECT_LIMIT_MS).catch(() => undefined);
+    await this.#disconnect(this.#consumer);
+    this.#ready.resolve();
+    this.#closed.resolve();
+  }
+
+  // ---- one consumer after another
+
+  /** Starts a consumer, and again until one runs. */
+  async #start(): Promise<void> {
+    while (!this.#stop.signal.aborted) {
+      const consumer = this.#makeConsumer();
+      this.#consumer = consumer;
+      this.#lastSignOfLife = performance.now();
+      try {
+        await consumer.connect();
+        await consumer.subscribe({ topics: [...this.#options.topics], fromBeginning: true });
+        if (this.#stop.signal.aborted) return;
+        await consumer.run({
+          autoCommit: false,
+          eachBatchAutoResolve: false,
+          partitionsConsumedConcurrently: CONCURRENT_HANDOVERS,
+          eachBatch: (payload) => this.#handOver(consumer, payload),
+        });
+        return;
+      } catch (error) {
+        if (this.#consumer !== consumer) return;
+        this.#warn({ err: error }, 'the consumer did not start; trying again');
+        void this.#disconnect(consumer);
+        await this.#rebuildPause();
+      }
+    }
+  }
+
+  #rebuild(why: string, error?: unknown): void {
+    if (this.#stop.signal.aborted) return;
+    this.#warn({ err: error, pause_ms: this.#rebuildPauseMs }, `${why}; making a new consumer`);
+    const gone = this.#consumer;
+    this.#consumer = null;
+    this.#loseAll();
+    this.#running = (async () => {
+      await Promise.all([this.#disconnect(gone), this.#rebuildPause()]);
+      await this.#start();
+    })();
+  }
+
+  async #rebuildPause(): Promise<void> {
+    await pause(this.#rebuildPauseMs, this.#stop.signal);
+    this.#rebuildPauseMs = Math.min(this.#rebuildPauseMs * 2, REBUILD_PAUSE_MAX_MS);
+  }
+
+  #makeConsumer(): Consumer {
+    const { sessionTimeoutMs, rebalanceTimeoutMs, fetchWaitMs, client } = this.#settings;
+    // A client of its own: kafkajs shares committed offsets among a client's consumers of one group.
+    const consumer = this.#makeKafka().consumer({
+      groupId: this.#options.group,
+      sessionTimeout: sessionTimeoutMs,
+      rebalanceTimeout: rebalanceTimeoutMs,
+      heartbeatInterval: Math.min(HEARTBEAT_INTERVAL_MS, sessionTimeoutMs / 4),
+      maxWaitTimeInMs: fetchWaitMs,
+      allowAutoTopicCreation: false,
+      partitionAssigners: [groupAssigner({ owned: () => this.#ownedForJoin() })],
+      // One place restarts: `#rebuild`.
+      retry: { ...client.retry, restartOnFailure: () => Promise.resolve(false) },
+    });
+    const current = (listener: () => void) => (): void => {
+      if (this.#consumer === consumer) listener();
+    };
+    const alive = current(() => (this.#lastSignOfLife = performance.now()));
+    consumer.on(consumer.events.FETCH, alive);
+    consumer.on(consumer.events.HEARTBEAT, alive);
+    // A rebalance ends our say over offsets: what is known now is said now, so that less comes twice.
+    consumer.on(
+      consumer.events.REBALANCING,
+      current(() => void this.#commit()),
+    );
+    consumer.on(consumer.events.GROUP_JOIN, ({ payload }) =>
+      current(() => this.#joined(consumer, payload.memberId, payload.memberAssignment))(),
+    );
+    consumer.on(consumer.events.CRASH, ({ payload }) =>
+      current(() => this.#rebuild('the consumer stopped', payload.error))(),
+    );
+    return consumer;
+  }
+
+  #watch(): void {
+    const silentMs = performance.now() - this.#lastSignOfLife;
+    if (this.#consumer === null || silentMs < 3 * this.#settings.sessionTimeoutMs) return;
+    this.#rebuild(`nothing was heard from the consumer for ${Math.round(silentMs)} ms`);
+  }
+
+  async #disconnect(consumer: Consumer | null): Promise<void> {
+    if (consumer === null) return;
+    await withDeadline(consumer.disconnect(), DISCONNECT_LIMIT_MS).catch((error: unknown) =>
+      this.#warn({ err: error }, 'leaving the group failed; its session timeout will do it'),
+    );
+  }
+
+  // ---- assignment
+
+  #ownedForJoin(): string[] {
+    this.#joinAttempts += 1;
+    return [...this.#lanes.keys()];
+  }
+
+  /**
+   * Runs to its end before the first fetch of the new generation (kafkajs emits synchronously), so the
+   * pauses and seeks made here are never late.
+   */
+  #joined(consumer: Consumer, memberId: string, assignment: { [topic: string]: number[] }): void {
+    this.#lastSignOfLife = performance.now();
+    this.#rebuildPauseMs = REBUILD_PAUSE_MIN_MS;
+    // A new member id, or a generation that we had no part in: others may have owned what was ours.
+    if (this.#memberId !== memberId || this.#joinAttempts > 1) this.#loseAll();
+    this.#memberId = memberId;
+    this.#joinAttempts = 0;
+    if (this.#stop.signal.aborted) return;
+    const ours = new Set<string>();
+    const openings: Promise<void>[] = [];
+    for (const [topic, partitions] of Object.entries(assignment)) {
+      for (const partition of partitions) {
+        ours.add(`${topic}/${partition}`);
+        openings.push(this.#keepOrOpen(consumer, topic, partition));
+      }
+    }
+    for (const lane of [...this.#lanes.values()]) if (!ours.has(lane.key)) this.#lose(lane);
+    void Promise.all(openings).then(() => this.#ready.resolve());
+  }
+
+  #keepOrOpen(consumer: Consumer, topic: string, partition: number): Promise<void> {
+    const kept = this.#lanes.get(`${topic}/${partition}`);
+    if (kept !== undefined) {
+      // kafkajs would begin again at the committed offset.
+      if (kept.next !== null) this.#seek(kept, kept.next);
+      return Promise.resolve();
+    }
+    const lane = new Lane(topic, partition, this.#host);
+    this.#lanes.set(lane.key, lane);
+    consumer.pause([{ topic, partitions: [partition] }]);
+    const opening = this.#open(consumer, lane);
+    this.#addTail(lane.key, opening);
+    return opening;
+  }
+
+  async #open(consumer: Consumer, lane: Lane): Promise<void> {
+    await this.#tails.get(lane.key);
+    while (!lane.closed) {
+      try {
+        const start = (await this.#options.onAssigned?.(lane.topic, lane.partition)) ?? null;
+        if (lane.closed || this.#consumer !== consumer) return;
+        if (start !== null) {
+          lane.next = start;
+          this.#seek(lane, start);
+        }
+        lane.open();
+        consumer.resume([{ topic: lane.topic, partitions: [lane.partition] }]);
+        return;
+      } catch (error) {
+        this.#warn({ ...at(lane), err: error }, 'onAssigned failed; trying again');
+        await pause(OPEN_RETRY_PAUSE_MS, this.#stop.signal);
+      }
+    }
+  }
+
+  #loseAll(): void {
+    for (const lane of [...this.#lanes.values()]) this.#lose(lane);
+  }
+
+  #lose(lane: Lane): void {
+    this.#lanes.delete(lane.key);
+    lane.close();
+    this.#revoke(lane);
+  }
+
+  /** `onRevoked` comes at once, whatever is still running; the partition opens again only after both. */
+  #revoke(lane: Lane): void {
+    const opening = this.#tails.get(lane.key);
+    const { topic, partition } = lane;
+    const revoked = (async () => {
+      await opening;
+      await this.#options.onRevoked?.(topic, partition);
+    })().catch((error: unknown) => this.#warn({ ...at(lane), err: error }, 'onRevoked failed'));
+    this.#addTail(
+      lane.key,
+      Promise.all([revoked, lane.idle()]).then(() => undefined),
+    );
+  }
+
+  #addTail(key: string, tail: Promise<void>): void {
+    this.#tails.set(key, tail);
+    void tail.finally(() => {
+      if (this.#tails.get(key) === tail) this.#tails.delete(key);
+    });
+  }
+
+  // ---- messages
+
+  /** Never waits: what it can't take is not fetched again before there is room, since the lane is paused. */
+  async #handOver(consumer: Consumer, payload: EachBatchPayload): Promise<void> {
+    const { batch, resolveOffset, isRunning, isStale } = payload;
+    const { topic, partition } = batch;
+    const lane = this.#lanes.get(`${topic}/${partition}`);
+    if (this.#consumer !== consumer || lane === undefined || !isRunning() || isStale()) return;
+    lane.offer(
+      batch.messages.map((message) => receivedMessage(topic, partition, message)),
+      BigInt(batch.highWatermark),
+    );
+    resolveOffset(batch.lastOffset());
+    if (lane.full) consumer.pause([{ topic, partitions: [partition] }]);
+    await Promise.resolve();
+  }
+
+  #resumeIfRoom(lane: Lane): void {
+    if (!lane.hasRoom || lane.closed) return;
+    this.#withConsumer((consumer) => {
+      const paused = consumer
+        .paused()
+        .some(
+          ({ topic, partitions }) => topic === lane.topic && partitions.includes(lane.partition),
+        );
+      if (paused) consumer.resume([{ topic: lane.topic, partitions: [lane.partition] }]);
+    });
+  }
+
+  #seek(lane: Lane, offset: bigint): void {
+    this.#withConsumer((consumer) =>
+      consumer.seek({ topic: lane.topic, partition: lane.partition, offset: offset.toString() }),
+    );
+  }
+
+  /** A consumer that is being stopped throws at any call; its partitions are lost anyway. */
+  #withConsumer(call: (consumer: Consumer) => void): void {
+    if (this.#consumer === null) return;
+    try {
+      call(this.#consumer);
+    } catch (error) {
+      this.#settings.log.debug({ err: error, group: this.#options.group }, 'the consumer is gone');
+    }
+  }
+
+  // ---- offsets
+
+  /** Says what is done, for partitions that are ours. A hint: a failure costs duplicates, nothing else. */
+  async #commit(lanes: Iterable<Lane> = this.#lanes.values()): Promise<void> {
+    const due = [...lanes].filter(
+      ({ toCommit, committed }) =>
+        toCommit !== null && (committed === null || toCommit > committed),
+    );
+    const consumer = this.#consumer;
+    if (due.length === 0 || consumer === null) return;
+    const said = due.map((lane) => ({ lane, offset: lane.toCommit as bigint }));
+    try {
+      await withDeadline(
+        consumer.commitOffsets(
+          said.map(({ lane: { topic, partition }, offset }) => ({
+            topic,
+            partition,
+            offset: offset.toString(),
+          })),
+        ),
+        DISCONNECT_LIMIT_MS,
+      );
+      for (const { lane, offset } of said) lane.committed = offset;
+    } catch (error) {
+      this.#warn({ err: error }, 'offsets could not be committed; they are said again later');
+    }
+  }
+
+  #every(ms: number, work: () => void): void {
+    const timer = setInterval(work, ms);
+    timer.unref();
+    this.#timers.push(timer);
+  }
+
+  #warn(fields: object, message: string): void {
+    if (this.#stop.signal.aborted) return;
+    this.#settings.log.warn({ group: this.#options.group, ...fields }, message);
+  }
+}
+
+function at(lane: Lane): { topic: string; partition: number } {
+  return { topic: lane.topic, partition: lane.partition };
+}
+
+/** @throws SagaxError CONFIG_INVALID */
+export function assertSubscribable(options: SubscribeOptions): void {
+  if (options.group !== '' && options.topics.length > 0 && (options.maxBatch ?? 1) >= 1) return;
+  throw new SagaxError(
+    'CONFIG_INVALID',
+    'A subscription needs a group, at least one topic, and a maxBatch of at least 1.',
+  );
+}
