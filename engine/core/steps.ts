@@ -69,14 +69,20 @@ const DEFAULT_ATTEMPTS = 10;
 /** For what must succeed in the end (retriable steps, compensations): about 10 min, then a person. */
 const DEFAULT_PERSISTENT_ATTEMPTS = 28;
 
+/** An error in the place of the contract, in words, when it has a business "no" where none may be. */
+type WithoutRejections<
+  C extends AnyContract,
+  Message extends string,
+> = keyof C['rejections'] extends never ? unknown : { error: Message };
+
 type CompensationInput<C extends AnyContract, U extends AnyContract> = (done: {
   input: InputOf<C>;
   output: OutputOf<C>;
 }) => InputSent<U>;
 
 export type CompensatableOptions<C extends AnyContract, U extends AnyContract> = StepOptions & {
-  /** The contract that takes back what this step did. */
-  compensateWith: U;
+  /** The contract that takes back what this step did. It must succeed in the end, so it has no rejections. */
+  compensateWith: U & WithoutRejections<U, 'a compensation must not have rejections'>;
   compensationRetry?: RetryOptions;
 } & (InputOf<C> extends InputSent<U>
     ? {
@@ -110,7 +116,7 @@ export function pivot<C extends AnyContract>(contract: C, options: StepOptions =
 
 /** A step after the pivot: sure to succeed if repeated. It has no business "no"; out of attempts, the saga is stuck. */
 export function retriable<C extends AnyContract>(
-  contract: keyof C['rejections'] extends never ? C : never,
+  contract: C & WithoutRejections<C, 'a retriable step must not have rejections'>,
   options: StepOptions = {},
 ): StepLogic<C> {
   return stepLogic(contract, 'retriable', options, null);
