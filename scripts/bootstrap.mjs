@@ -43,6 +43,7 @@ const COMMANDS = {
 /** Longest wait for another set-up of the same checkout; an install over a slow line takes minutes. */
 const SETUP_WAIT_MS = 15 * 60_000;
 const PROGRESS_EVERY_MS = 10_000;
+const PARENT_CHECK_EVERY_MS = 500;
 const NETWORK_TROUBLE =
   /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ENOTCACHED|ERR_SOCKET_TIMEOUT/;
 
@@ -191,6 +192,7 @@ function run([entry, ...before], args) {
     stdio: 'inherit',
   });
   passSignals(child);
+  endWithNpm(child);
   child.once('error', (error) =>
     fail(
       new SetupError(
@@ -215,6 +217,20 @@ function passSignals(child) {
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'];
   for (const signal of signals) process.on(signal, handler);
   child.once('exit', () => signals.forEach((signal) => process.off(signal, handler)));
+}
+
+/**
+ * Ends the child when the npm that runs us was killed outright. Our parent is npm itself, since the
+ * scripts in package.json say `exec`: without it a shell stands between, and swallows npm's signals.
+ */
+function endWithNpm(child) {
+  if (process.env.npm_lifecycle_event === undefined) return;
+  const parent = process.ppid;
+  const watch = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(watch);
+    child.kill('SIGTERM');
+  }, PARENT_CHECK_EVERY_MS);
 }
 
 /** Ends by the signal that ended the child, so that the shell sees the same. */
