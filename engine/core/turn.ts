@@ -11,6 +11,7 @@ import type { AnyDefinition } from './define.ts';
 import { DefinitionFault } from './errors.ts';
 import type { ConsequenceEvent, Failure } from './events.ts';
 import { toJson, type Json } from './json.ts';
+import { isSendable } from './wire.ts';
 import { initialTurn, nextTurn, type MachineAction, type MachineTurn } from './machine.ts';
 import { giveUpForSettlement } from './calls.ts';
 import { pumpObligations } from './obligations.ts';
@@ -155,6 +156,7 @@ function perform(turn: Turn, action: MachineAction): void {
       clearTimer(turn, action.timerId);
       return;
     case 'emit':
+      assertSendable(action.event, `The event "${action.event.type}" that the machine emits`);
       emit(turn, { type: 'DomainEventEmitted', event: action.event });
       return;
   }
@@ -182,6 +184,7 @@ function requestStep(turn: Turn, action: { actorId: string; src: string; input: 
       `The input of step "${action.src}" does not fit ${spec.contract.name}: ${fit.error.message}`,
     );
   }
+  assertSendable(action.input, `The input of step "${action.src}"`);
   const n = ++state.stepCount;
   const commandId = `${state.sagaId}.${n}`;
   const deadlineAt = spec.timeoutMs === null ? undefined : Math.ceil(now + spec.timeoutMs);
@@ -354,5 +357,15 @@ export function compensationInput(spec: StepSpec, step: StepState): Json {
       `The compensation input of step "${step.step}" does not fit ${compensation.contract.name}: ${fit.error.message}`,
     );
   }
-  return toJson(mapped, `The compensation input of step "${step.step}"`);
+  const input = toJson(mapped, `The compensation input of step "${step.step}"`);
+  assertSendable(input, `The compensation input of step "${step.step}"`);
+  return input;
+}
+
+function assertSendable(value: Json, what: string): void {
+  if (isSendable(value)) return;
+  throw new DefinitionFault(
+    'PAYLOAD_REFUSED',
+    `${what} is too large for one message. Keep the large part elsewhere and pass a reference (claim check).`,
+  );
 }

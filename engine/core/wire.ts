@@ -259,7 +259,10 @@ export function assertSafeJson(root: unknown): void {
     const { value, depth } = next;
     if (typeof value === 'string') assertKeepable(value);
     if (value === Infinity || value === -Infinity) {
-      throw new SagaxError('PAYLOAD_REFUSED', 'The body has a number beyond 1.8e308; send such a number as a text.');
+      throw new SagaxError(
+        'PAYLOAD_REFUSED',
+        'The body has a number beyond 1.8e308; send such a number as a text.',
+      );
     }
     if (typeof value !== 'object' || value === null) continue;
     if (depth >= MAX_JSON_DEPTH) {
@@ -282,8 +285,21 @@ export function assertSafeJson(root: unknown): void {
 
 function assertKeepable(text: string): void {
   if (text.includes('\0') || !text.isWellFormed()) {
-    throw new SagaxError('PAYLOAD_REFUSED', 'The body has a text with a NUL character or half a surrogate pair in it.');
+    throw new SagaxError(
+      'PAYLOAD_REFUSED',
+      'The body has a text with a NUL character or half a surrogate pair in it.',
+    );
   }
+}
+
+/** Room that the envelope of a command takes beside its input, in bytes; generous. */
+const ENVELOPE_BYTES = 4_000;
+
+/** Whether `value` fits into one message beside its envelope. */
+export function isSendable(value: Json): boolean {
+  const text = JSON.stringify(value);
+  const limit = MAX_BODY_BYTES - ENVELOPE_BYTES;
+  return text.length <= limit / 4 || byteLength(text) <= limit;
 }
 
 const encoder = new TextEncoder();

@@ -1,0 +1,182 @@
+/**
+ * States of one shard's sagas: a bounded cache over the event log.
+ *
+ * Guards that a cached or snapshotted state is never trusted over the log: a snapshot whose hashes
+ * don't fit is thrown away and reported, and a log that the definition doesn't give any more stops
+ * that saga (I9). Only the shard's owner uses it; losing it loses nothing.
+ */
+import { createHash } from 'node:crypto';
+import { ReplayDivergence } from '../core/errors.ts';
+import { TERMINAL_EVENTS, type LoggedEvent } from '../core/events.ts';
+import { fold } from '../core/evolve.ts';
+import { canonicalJson, type Json } from '../core/json.ts';
+import type { AnyDefinition } from '../core/define.ts';
+import type { SagaState } from '../core/state.ts';
+import type { EventLog, SagaSnapshot } from '../ports.ts';
+import type { Registry } from './registry.ts';
+import type { Telemetry } from './telemetry.ts';
+
+/** What is known of a saga id. */
+export type Entry =
+  | {
+      kind: 'live';
+      definition: AnyDefinition;
+      state: SagaState;
+      wakeAt: number | null | undefined;
+      snapshotVersion: number;
+    }
+  | { kind: 'absent' }
+  | { kind: 'ended' }
+  /** The definition's version is not known here, or no longer gives what the log has. */
+  | { kind: 'unusable'; error: Error & { code: string } };
+
+export interface SagaStoreDeps {
+  eventLog: EventLog;
+  registry: Registry;
+  telemetry: Telemetry;
+  /** Most live sagas kept in memory. */
+  capacity: number;
+}
+
+export class SagaStore {
+  readonly #deps: SagaStoreDeps;
+  /** In order of use, oldest first. */
+  readonly #cache = new Map<string, Extract<Entry, { kind: 'live' }>>();
+
+  constructor(deps: SagaStoreDeps) {
+    this.#deps = deps;
+  }
+
+  get size(): number {
+    return this.#cache.size;
+  }
+
+  /** Entries for all ids, read in one go where they aren't cached. */
+  async get(sagaIds: ReadonlySet<string>): Promise<Map<string, Entry>> {
+    const entries = new Map<string, Entry>();
+    const missing: string[] = [];
+    for (const sagaId of sagaIds) {
+      const cached = this.#cache.get(sagaId);
+      if (cached === undefined) missing.push(sagaId);
+      else entries.set(sagaId, cached);
+    }
+    if (missing.length > 0) {
+      const loaded = await this.#deps.eventLog.load(missing);
+      for (const sagaId of missing)
+        entries.set(sagaId, await this.#restore(sagaId, loaded.get(sagaId)));
+    }
+    return entries;
+  }
+
+  /** Keeps what was committed. */
+  put(sagaId: string, entry: Extract<Entry, { kind: 'live' }>): void {
+    this.#cache.delete(sagaId);
+    if (entry.state.phase === 'ended') return;
+    this.#cache.set(sagaId, entry);
+    if (this.#cache.size <= this.#deps.capacity) return;
+    const oldest = this.#cache.keys().next().value;
+    if (oldest !== undefined) this.#cache.delete(oldest);
+  }
+
+  async #restore(
+    sagaId: string,
+    loaded: { snapshot: SagaSnapshot | null; events: LoggedEvent[] } | undefined,
+  ): Promise<Entry> {
+    if (loaded === undefined || (loaded.snapshot === null && loaded.events.length === 0))
+      return { kind: 'absent' };
+    const last = loaded.events.at(-1);
+    if (last !== undefined && TERMINAL_EVENTS.has(last.event.type)) return { kind: 'ended' };
+    const { snapshot } = loaded;
+    if (snapshot !== null) {
+      const entry = this.#fromSnapshot(sagaId, snapshot, loaded.events);
+      if (entry !== null) return entry;
+      this.#deps.telemetry.count('snapshots_discarded_total');
+      this.#deps.telemetry.log.warn(
+        { sagaId, streamVersion: snapshot.streamVersion },
+        'a snapshot does not fit its hashes; it is thrown away and the log refolded',
+      );
+      const whole = await this.#deps.eventLog.load([sagaId], { ignoreSnapshots: true });
+      return this.#fromLog(sagaId, whole.get(sagaId)?.events ?? []);
+    }
+    return this.#fromLog(sagaId, loaded.events);
+  }
+
+  #fromSnapshot(
+    sagaId: string,
+    snapshot: SagaSnapshot,
+    events: readonly LoggedEvent[],
+  ): Entry | null {
+    const state = snapshot.state as unknown as SagaState;
+    const definition = this.#deps.registry.get(state.definition, state.definitionVersion);
+    if (definition === undefined) return null;
+    if (snapshot.definitionHash !== definition.hash || stateHash(state) !== snapshot.stateHash)
+      return null;
+    return this.#fold(sagaId, definition, events, state, snapshot.streamVersion);
+  }
+
+  #fromLog(sagaId: string, events: readonly LoggedEvent[]): Entry {
+    const first = events[0]?.event;
+    const start = first?.type === 'InputFaulted' ? first.cause : first;
+    if (start?.type !== 'SagaStarted') {
+      return this.#unusable(
+        sagaId,
+        new ReplayDivergence(`The stream of saga ${sagaId} does not begin with a start.`),
+      );
+    }
+    const definition = this.#deps.registry.get(start.definition, start.definitionVersion);
+    if (definition === undefined) {
+      const error = new ReplayDivergence(
+        `This process does not know ${start.definition}@${start.definitionVersion}, which saga ${sagaId} runs on. ` +
+          'Deploy it again beside the newer one.',
+      );
+      return this.#unusable(sagaId, error);
+    }
+    return this.#fold(sagaId, definition, events, null, 0);
+  }
+
+  #fold(
+    sagaId: string,
+    definition: AnyDefinition,
+    events: readonly LoggedEvent[],
+    from: SagaState | null,
+    snapshotVersion: number,
+  ): Entry {
+    try {
+      const state = fold(definition, sagaId, events, from);
+      if (state === null) return { kind: 'absent' };
+      if (state.expected.length > 0)
+        throw new ReplayDivergence(`Saga ${sagaId}: the log ends in the middle of a turn.`);
+      return { kind: 'live', definition, state, wakeAt: undefined, snapshotVersion };
+    } catch (error) {
+      const wrapped =
+        error instanceof ReplayDivergence
+          ? error
+          : new ReplayDivergence(`Saga ${sagaId} can't be replayed: ${String(error)}`);
+      return this.#unusable(sagaId, wrapped);
+    }
+  }
+
+  #unusable(sagaId: string, error: ReplayDivergence): Entry {
+    this.#deps.telemetry.count('replay_divergences_total');
+    this.#deps.telemetry.log.error(
+      { sagaId, err: error },
+      'a saga is stopped: its log can not be replayed',
+    );
+    return { kind: 'unusable', error };
+  }
+}
+
+/** SHA-256 over the canonical JSON, hex. */
+export function stateHash(state: SagaState): string {
+  return createHash('sha256').update(canonicalJson(state)).digest('hex');
+}
+
+export function snapshotOf(definition: AnyDefinition, state: SagaState): SagaSnapshot {
+  return {
+    sagaId: state.sagaId,
+    streamVersion: state.streamVersion,
+    definitionHash: definition.hash,
+    stateHash: stateHash(state),
+    state: state as unknown as Json,
+  };
+}
