@@ -85,7 +85,7 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
     if (migrations.some(({ name }) => name === '0001_event_log')) await ensurePartitions(pool);
     return applied;
   } catch (error) {
-    throw mapError(error, 'read');
+    throw mapError(error, 'repeatable');
   } finally {
     await pool.end();
   }
@@ -177,7 +177,7 @@ export async function checkSchema(pool: pg.Pool): Promise<void> {
       `The database lacks the migrations ${left.map(({ name }) => name).join(', ')}. Migrate it first.`,
     );
   } catch (error) {
-    throw mapError(error, 'read');
+    throw mapError(error, 'repeatable');
   }
 }
 

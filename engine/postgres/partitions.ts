@@ -65,7 +65,7 @@ export async function ensurePartitions(pool: pg.Pool): Promise<PartitionReport> 
         await createPartition(pool, table, week_ms, report);
     }
   } catch (error) {
-    throw mapError(error, 'read');
+    throw mapError(error, 'repeatable');
   }
   return report;
 }

@@ -25,8 +25,11 @@ export interface PoolOptions {
   onIdleError?: (error: Error) => void;
 }
 
-/** What a failed call was about; decides what a broken connection means. */
-export type Intent = 'read' | 'write';
+/**
+ * What a failed call was about; decides what a broken connection means. `repeatable`: a read, or a write
+ * that does no harm when done twice, so that the caller can simply call again.
+ */
+export type Intent = 'repeatable' | 'write';
 
 /** How often a statement that lost against another (deadlock, serialization, lock wait) is tried in all. */
 const CONFLICT_ATTEMPTS = 4;
@@ -63,9 +66,12 @@ export class Database {
     this.pool = pool;
   }
 
-  /** @throws SagaxError DATABASE_UNAVAILABLE */
+  /**
+   * A read, or a write that may be done twice (a lease, a reservation).
+   * @throws SagaxError DATABASE_UNAVAILABLE call again
+   */
   async read<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<R[]> {
-    return (await this.#run<R>('read', query)).rows;
+    return (await this.#run<R>('repeatable', query)).rows;
   }
 
   /**
@@ -83,7 +89,7 @@ export class Database {
     return retryConflicts(async () => {
       // Taken apart from the query: what fails here was certainly never sent.
       const client = await this.pool.connect().catch((error: unknown) => {
-        throw mapError(error, 'read');
+        throw mapError(error, 'repeatable');
       });
       // pg tells a dead connection to the query and, once more, by an event nobody would hear.
       client.on('error', ignore);
@@ -141,7 +147,10 @@ const SOCKET_ERRORS: ReadonlySet<string> = new Set([
 ]);
 /** pg has no codes for these. */
 const CONNECTION_WORDS =
-  /Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client has encountered a connection error|Client was closed|Connection ended|server closed the connection/i;
+  /Connection terminated|timeout exceeded when trying to connect|timeout expired|Query read timeout|is not queryable|Cannot use a pool after calling end/i;
+
+/** pg says these before it sends anything. */
+const NEVER_SENT = /is not queryable|Cannot use a pool after calling end/;
 
 /** Whether the connection is gone, so that the answer to what was sent will never come. */
 export function isConnectionError(error: unknown): boolean {
@@ -164,7 +173,7 @@ export function mapError(error: unknown, intent: Intent): unknown {
   if (error instanceof SagaxError) return error;
   const words = error instanceof Error ? error.message : String(error);
   if (isConnectionError(error)) {
-    if (intent === 'write') {
+    if (intent === 'write' && !NEVER_SENT.test(words)) {
       return new CommitUnknownError(
         `The connection to Postgres broke while a write was under way (${words}); it may or may not be there. ` +
           'Read it back before deciding.',

@@ -47,6 +47,7 @@ CREATE TABLE sagax.shard_positions (
 
 CREATE TABLE sagax.events (
   saga_id        bigint NOT NULL,
+  namespace      text NOT NULL,
   stream_version int NOT NULL CHECK (stream_version > 0),
   shard          int NOT NULL,
   shard_seq      bigint NOT NULL,

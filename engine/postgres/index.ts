@@ -1,0 +1,118 @@
+/**
+ * Everything that a process needs of Postgres, opened at once: `openPostgres({ url })`.
+ *
+ * Guards that nothing runs on a database of another shape: the schema and the shard count are checked
+ * before anything is handed out.
+ */
+import type pg from 'pg';
+import { SagaxError } from '../core/errors.ts';
+import type { EventLog, NodeIdLeases, ShardLeases } from '../ports.ts';
+import type { DeadLetters, SagaReader, StartKeys } from '../ports-read.ts';
+import { openClock, type DatabaseClock } from './clock.ts';
+import { postgresDeadLetters } from './dead-letters.ts';
+import { postgresEventLog } from './event-log.ts';
+import { postgresReader } from './inspect.ts';
+import { checkSchema, migrate } from './migrate.ts';
+import { postgresNodeIds } from './node-ids.ts';
+import {
+  dropOldPartitions,
+  ensurePartitions,
+  type OldPartition,
+  type PartitionReport,
+} from './partitions.ts';
+import { createPool, Database, type PoolOptions } from './pool.ts';
+import { ensureShards, postgresShardLeases } from './shard-leases.ts';
+import { postgresStartKeys } from './start-keys.ts';
+
+export interface PostgresOptions extends PoolOptions {
+  /** Number of shards; must be what the database was set up with. Default: that, or 16 for a new one. */
+  shards?: number;
+  /** Bring the schema up to date first. Default true; with false a missing migration is an error. */
+  migrate?: boolean;
+}
+
+export interface MaintenanceOptions {
+  /** Drops weeks of ended sagas that are older than this. Default: nothing is dropped. */
+  retentionMs?: number;
+}
+
+export interface MaintenanceReport extends PartitionReport {
+  /** Starts of the weeks that were dropped, ms. */
+  dropped: number[];
+  /** Weeks over their time that something keeps. */
+  refused: OldPartition[];
+}
+
+export interface PostgresPorts {
+  /** For the Postgres bus, and for looks into the tables. Closed by `close`. */
+  pool: pg.Pool;
+  db: Database;
+  clock: DatabaseClock;
+  eventLog: EventLog;
+  shardLeases: ShardLeases;
+  nodeIds: NodeIdLeases;
+  reader: SagaReader;
+  startKeys: StartKeys;
+  deadLetters: DeadLetters;
+  /** Makes partitions ahead and drops old ones. Call it every hour or so, from any number of nodes. */
+  maintain(options?: MaintenanceOptions): Promise<MaintenanceReport>;
+  /** Ends the clock and all connections; statements under way are waited for. */
+  close(): Promise<void>;
+}
+
+/**
+ * @throws SagaxError DATABASE_UNAVAILABLE, SCHEMA_NEWER, TOPOLOGY_MISMATCH, CONFIG_INVALID
+ */
+export async function openPostgres(options: PostgresOptions): Promise<PostgresPorts> {
+  if (options.migrate !== false) await migrate({ url: options.url });
+  const pool = createPool(options);
+  const db = new Database(pool);
+  try {
+    if (options.migrate === false) await checkSchema(pool);
+    await checkDurable(db);
+    const shardCount = await ensureShards(db, options.shards);
+    const clock = await openClock(db);
+    return {
+      pool,
+      db,
+      clock,
+      eventLog: postgresEventLog(db),
+      shardLeases: postgresShardLeases(db, shardCount),
+      nodeIds: postgresNodeIds(db),
+      reader: postgresReader(db),
+      startKeys: postgresStartKeys(db),
+      deadLetters: postgresDeadLetters(db),
+      maintain: async ({ retentionMs } = {}) => {
+        const made = await ensurePartitions(pool);
+        if (retentionMs === undefined) return { ...made, dropped: [], refused: [] };
+        return { ...made, ...(await dropOldPartitions(pool, clock.now() - retentionMs)) };
+      },
+      close: async () => {
+        clock.close();
+        await pool.end();
+      },
+    };
+  } catch (error) {
+    await pool.end();
+    throw error;
+  }
+}
+
+/** "On return it is durable" is what every port promises; a server set to lose the last commits can't keep it. */
+async function checkDurable(db: Database): Promise<void> {
+  const [row] = await db.read<{ commit: string }>({
+    text: `SELECT current_setting('synchronous_commit') AS commit`,
+  });
+  if (row?.commit !== 'off') return;
+  throw new SagaxError(
+    'CONFIG_INVALID',
+    'The database has synchronous_commit = off, which loses acknowledged commits in a crash. Set it to on for ' +
+      'this role or database (ALTER DATABASE … SET synchronous_commit = on).',
+  );
+}
+
+export { startEmbeddedPostgres, type EmbeddedOptions, type EmbeddedPostgres } from './embedded.ts';
+export { checkSchema, migrate } from './migrate.ts';
+export { createPool, Database, mapError, retryConflicts, type PoolOptions } from './pool.ts';
+export { listOldPartitions } from './partitions.ts';
+export type { DatabaseClock } from './clock.ts';
