@@ -1,0 +1,149 @@
+/**
+ * A saga's history as server-sent events: what is there from `after` on, then live, until it ended.
+ *
+ * Guards that a reader misses nothing and gets nothing twice: ids are stream versions, so a client that
+ * was cut off goes on from its Last-Event-ID. A slow client is waited for (nothing is buffered beyond one
+ * page), a client that goes frees everything at once.
+ */
+import type { FastifyReply } from 'fastify';
+import { TERMINAL_EVENTS } from '../engine/core/events.ts';
+import type { Clock, SagaSummary } from '../engine/ports.ts';
+import type { SagaReader } from '../engine/ports-read.ts';
+import { clientGone } from './request.ts';
+import { historyView } from './views.ts';
+import { hasEnded, type SagaWatch } from './watch.ts';
+
+const PAGE = 200;
+/** Pause after which a browser's EventSource connects again. */
+const RECONNECT_MS = 1_000;
+
+export interface FollowOptions {
+  reply: FastifyReply;
+  reader: SagaReader;
+  watch: SagaWatch;
+  clock: Clock;
+  heartbeatMs: number;
+  summary: SagaSummary;
+  /** Stream version of the last event that the client has. */
+  after: number;
+}
+
+/**
+ * Takes over the reply; returns when the stream is over.
+ * @throws SagaxError OVERLOADED before anything was sent
+ */
+export async function followHistory(options: FollowOptions): Promise<void> {
+  const { reply, watch, summary } = options;
+  const gone = clientGone(reply);
+  const news = new News(summary);
+  const remove = watch.add(summary.namespace, summary.sagaId, news);
+  try {
+    const output = openStream(reply, gone);
+    await output.write(`retry: ${RECONNECT_MS}\n\n`);
+    await copyEvents(options, news, output, gone);
+  } catch (error) {
+    // The client comes back with its Last-Event-ID; nothing is lost by ending the stream here.
+    if (!gone.aborted) reply.log.warn({ err: error }, 'An event stream was cut off.');
+  } finally {
+    remove();
+    reply.raw.end();
+  }
+}
+
+async function copyEvents(
+  { reader, clock, heartbeatMs, summary, after }: FollowOptions,
+  news: News,
+  output: Output,
+  gone: AbortSignal,
+): Promise<void> {
+  let position = after;
+  while (!gone.aborted && !news.closed) {
+    const wake = news.next();
+    const events = await reader.history(summary.sagaId, position, PAGE);
+    for (const logged of events) {
+      const data = JSON.stringify(historyView(logged));
+      await output.write(
+        `id: ${logged.streamVersion}\nevent: ${logged.event.type}\ndata: ${data}\n\n`,
+      );
+      if (gone.aborted) return;
+      position = logged.streamVersion;
+    }
+    const ended =
+      events.some(({ event }) => TERMINAL_EVENTS.has(event.type)) || news.endedAt(position);
+    if (ended) return output.write('event: end\ndata: {}\n\n');
+    // Read on while there is more; when the summary is ahead of what was read, news will come.
+    if (events.length > 0 && (events.length === PAGE || news.version > position)) continue;
+    const silent = await clock.sleep(heartbeatMs, AbortSignal.any([wake, gone]));
+    if (silent && !gone.aborted) await output.write(': heartbeat\n\n');
+  }
+}
+
+/** What the shared poller has told so far, and a signal for what it tells next. */
+class News {
+  #newest: SagaSummary;
+  #wake = new AbortController();
+  closed = false;
+
+  constructor(summary: SagaSummary) {
+    this.#newest = summary;
+  }
+
+  get version(): number {
+    return this.#newest.streamVersion;
+  }
+
+  /** Whether the saga has ended and a reader at `position` has seen all of it. */
+  endedAt(position: number): boolean {
+    return hasEnded(this.#newest) && position >= this.#newest.streamVersion;
+  }
+
+  /** Aborted at the next news. Taken before the history is read, so that news meanwhile are not missed. */
+  next(): AbortSignal {
+    this.#wake = new AbortController();
+    return this.#wake.signal;
+  }
+
+  onSummary = (summary: SagaSummary): void => {
+    if (summary.streamVersion <= this.#newest.streamVersion) return;
+    this.#newest = summary;
+    this.#wake.abort();
+  };
+
+  onClosed = (): void => {
+    this.closed = true;
+    this.#wake.abort();
+  };
+}
+
+interface Output {
+  /** Resolves when the client can take more, or is gone. */
+  write(text: string): Promise<void>;
+}
+
+function openStream(reply: FastifyReply, gone: AbortSignal): Output {
+  reply.hijack();
+  const { raw } = reply;
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value !== undefined) raw.setHeader(name, value);
+  }
+  raw.writeHead(200, {
+    'content-type': 'text/event-stream; charset=utf-8',
+    'cache-control': 'no-store',
+    // Proxies that buffer answers would hold events back.
+    'x-accel-buffering': 'no',
+  });
+  return {
+    write: async (text) => {
+      if (gone.aborted || raw.write(text)) return;
+      await new Promise<void>((resolve) => {
+        const done = (): void => {
+          raw.off('drain', done);
+          gone.removeEventListener('abort', done);
+          resolve();
+        };
+        raw.once('drain', done);
+        gone.addEventListener('abort', done, { once: true });
+      });
+    },
+  };
+}

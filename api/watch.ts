@@ -1,0 +1,192 @@
+/**
+ * One poller for all who wait in this process: long polls, event streams, sagas accepted a moment ago.
+ *
+ * Guards the database: however many wait, each tick is one `reader.getMany`, and their number has a
+ * limit. The pace adapts: 10 ms after something changed or someone came, slower up to 250 ms while
+ * nothing does. Nothing is kept: if the process dies, clients ask again.
+ */
+import { SagaxError } from '../engine/core/errors.ts';
+import { TERMINAL_STATUSES } from '../engine/core/events.ts';
+import type { Clock, SagaSummary } from '../engine/ports.ts';
+import type { SagaReader } from '../engine/ports-read.ts';
+
+const FASTEST_MS = 10;
+const SLOWEST_MS = 250;
+/** While the database does not answer, asking faster only adds to its trouble. */
+const FAILED_MS = 500;
+
+export interface Watcher {
+  /** Called at every tick that found the saga. */
+  onSummary: (summary: SagaSummary) => void;
+  /** The process is closing: no more ticks will come. */
+  onClosed: () => void;
+}
+
+interface Watched {
+  namespace: string;
+  sagaId: string;
+  streamVersion: number;
+  watchers: Set<Watcher>;
+}
+
+export class SagaWatch {
+  readonly #reader: SagaReader;
+  readonly #clock: Clock;
+  readonly #limit: number;
+  readonly #onError: (error: unknown) => void;
+  readonly #watched = new Map<string, Watched>();
+  readonly #closing = new AbortController();
+  #count = 0;
+  #running = false;
+  #paceMs = FASTEST_MS;
+  /** Cuts the pause between two ticks short. */
+  #nap = new AbortController();
+  #lastError: unknown;
+
+  constructor(options: {
+    reader: SagaReader;
+    clock: Clock;
+    limit: number;
+    onError: (error: unknown) => void;
+  }) {
+    this.#reader = options.reader;
+    this.#clock = options.clock;
+    this.#limit = options.limit;
+    this.#onError = options.onError;
+  }
+
+  /** Watchers under way. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** What the newest tick failed with; undefined when it did not. */
+  get lastError(): unknown {
+    return this.#lastError;
+  }
+
+  /**
+   * Tells of the saga at every tick until the returned function is called.
+   * @throws SagaxError OVERLOADED when as many wait as may
+   */
+  add(namespace: string, sagaId: string, watcher: Watcher): () => void {
+    if (this.#count >= this.#limit) {
+      throw new SagaxError(
+        'OVERLOADED',
+        `${this.#limit} requests already wait for sagas in this process. Try again after the time in Retry-After, or ask without waiting.`,
+      );
+    }
+    if (this.#closing.signal.aborted) {
+      watcher.onClosed();
+      return () => undefined;
+    }
+    const key = `${namespace}/${sagaId}`;
+    const watched = this.#watched.get(key) ?? {
+      namespace,
+      sagaId,
+      streamVersion: -1,
+      watchers: new Set(),
+    };
+    this.#watched.set(key, watched);
+    watched.watchers.add(watcher);
+    this.#count += 1;
+    this.#hurry();
+    void this.#run();
+    return () => {
+      if (!watched.watchers.delete(watcher)) return;
+      this.#count -= 1;
+      if (watched.watchers.size === 0) this.#watched.delete(key);
+    };
+  }
+
+  /**
+   * Waits until `until` says yes to a summary.
+   * @returns that summary; or the newest one seen (null when none was) at the end of `ms`, on abort and on close
+   * @throws what the reader threw, when at the end of the time it did not answer
+   */
+  async wait(
+    namespace: string,
+    sagaId: string,
+    until: (summary: SagaSummary) => boolean,
+    options: { ms: number; signal: AbortSignal },
+  ): Promise<SagaSummary | null> {
+    let newest: SagaSummary | null = null;
+    const stop = new AbortController();
+    const remove = this.add(namespace, sagaId, {
+      onSummary: (summary) => {
+        newest = summary;
+        if (until(summary)) stop.abort();
+      },
+      onClosed: () => stop.abort(),
+    });
+    try {
+      const rang = await this.#clock.sleep(
+        options.ms,
+        AbortSignal.any([stop.signal, options.signal]),
+      );
+      if (rang && this.#lastError !== undefined) throw this.#lastError;
+      return newest;
+    } finally {
+      remove();
+    }
+  }
+
+  /** Ends all waiting; watchers are told. */
+  close(): void {
+    this.#closing.abort();
+    this.#nap.abort();
+    for (const { watchers } of [...this.#watched.values()]) {
+      for (const watcher of [...watchers]) watcher.onClosed();
+    }
+  }
+
+  #hurry(): void {
+    if (this.#paceMs <= FASTEST_MS) return;
+    this.#paceMs = FASTEST_MS;
+    this.#nap.abort();
+  }
+
+  async #run(): Promise<void> {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      while (this.#watched.size > 0 && !this.#closing.signal.aborted) {
+        await this.#tick();
+        this.#nap = new AbortController();
+        await this.#clock.sleep(this.#paceMs, this.#nap.signal);
+      }
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  async #tick(): Promise<void> {
+    let summaries: SagaSummary[];
+    try {
+      const keys = [...this.#watched.values()].map(({ namespace, sagaId }) => ({
+        namespace,
+        sagaId,
+      }));
+      summaries = await this.#reader.getMany(keys);
+      this.#lastError = undefined;
+    } catch (error) {
+      this.#lastError = error;
+      this.#paceMs = FAILED_MS;
+      this.#onError(error);
+      return;
+    }
+    let changed = false;
+    for (const summary of summaries) {
+      const watched = this.#watched.get(`${summary.namespace}/${summary.sagaId}`);
+      if (watched === undefined) continue;
+      changed ||= watched.streamVersion !== summary.streamVersion;
+      watched.streamVersion = summary.streamVersion;
+      for (const watcher of [...watched.watchers]) watcher.onSummary(summary);
+    }
+    this.#paceMs = changed ? FASTEST_MS : Math.min(Math.ceil(this.#paceMs * 1.5), SLOWEST_MS);
+  }
+}
+
+export function hasEnded(summary: SagaSummary): boolean {
+  return TERMINAL_STATUSES.has(summary.status);
+}
