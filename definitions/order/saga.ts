@@ -123,7 +123,7 @@ export const orderMachine = setup({
           target: 'compensating',
           actions: {
             type: 'because',
-            params: ({ event }) => ({ code: 'Cancelled', message: event.reason }),
+            params: ({ event }) => ({ code: 'CANCELLED', message: event.reason }),
           },
         },
       },

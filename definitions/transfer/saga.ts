@@ -80,7 +80,7 @@ export const transferMachine = setup({
           target: 'compensating',
           actions: {
             type: 'because',
-            params: ({ event }) => ({ code: 'Cancelled', message: event.reason }),
+            params: ({ event }) => ({ code: 'CANCELLED', message: event.reason }),
           },
         },
       },

@@ -129,7 +129,7 @@ export const tripMachine = setup({
           target: 'compensating',
           actions: {
             type: 'because',
-            params: ({ event }) => ({ code: 'Cancelled', message: event.reason }),
+            params: ({ event }) => ({ code: 'CANCELLED', message: event.reason }),
           },
         },
       },

@@ -218,7 +218,7 @@ describe('cancelling an order', () => {
       run.actor.send({ type: 'saga.cancel', reason: 'changed my mind', by: 'ada' });
       expect(await cancelled(run)).toMatchObject({
         outcome: 'cancelled',
-        reason: { code: 'Cancelled', message: 'changed my mind' },
+        reason: { code: 'CANCELLED', message: 'changed my mind' },
       });
     }
   });

@@ -77,7 +77,7 @@ describe('transfer', () => {
     await run.step('debit');
     run.actor.send({ type: 'saga.cancel', reason: 'wrong account', by: 'alice' });
     expect(await cancelled(run)).toMatchObject({
-      reason: { code: 'Cancelled', message: 'wrong account' },
+      reason: { code: 'CANCELLED', message: 'wrong account' },
     });
   });
 

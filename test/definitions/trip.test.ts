@@ -161,7 +161,7 @@ describe('trip', () => {
     const early = start();
     await book(early, ['bookHotel']);
     early.actor.send({ type: 'saga.cancel', reason: 'ill', by: 'ada' });
-    expect(await cancelled(early)).toMatchObject({ reason: { code: 'Cancelled', message: 'ill' } });
+    expect(await cancelled(early)).toMatchObject({ reason: { code: 'CANCELLED', message: 'ill' } });
 
     const late = start();
     await book(late, ['bookFlight', 'bookHotel', 'rentCar']);
