@@ -1,0 +1,97 @@
+/**
+ * The clockwork of group membership: renews leases, looks at the groups, rebalances; for all subscriptions.
+ *
+ * Guards that leases are renewed well within their time, and that an idle process asks little: one look
+ * every LOOK_MS, one renewal every third of a lease. While the database is away it tries on; leases that
+ * ran out meanwhile and that another member took are found lost by the next renewal.
+ */
+import type { BusGroups, Held } from './bus-groups.ts';
+import type { BusLog } from './bus-log.ts';
+import type { PostgresSubscription } from './bus-subscription.ts';
+
+/** How soon a partition that came free, or a new member, is seen. */
+const LOOK_MS = 500;
+
+export class BusMembership {
+  readonly #groups: BusGroups;
+  readonly #subscriptions: () => PostgresSubscription[];
+  readonly #log: BusLog;
+  readonly #renewMs: number;
+  #lastRenewal = Number.NEGATIVE_INFINITY;
+  #closed = false;
+  #woken = false;
+  #endSleep: (() => void) | null = null;
+  #loop: Promise<void> | null = null;
+
+  constructor(
+    groups: BusGroups,
+    leaseMs: number,
+    subscriptions: () => PostgresSubscription[],
+    log: BusLog,
+  ) {
+    this.#groups = groups;
+    this.#renewMs = leaseMs / 3;
+    this.#subscriptions = subscriptions;
+    this.#log = log;
+  }
+
+  /** Looks at once. @param joined whether a member of this process is new: it is made known first */
+  wake(joined = false): void {
+    if (joined) this.#lastRenewal = Number.NEGATIVE_INFINITY;
+    this.#woken = true;
+    this.#endSleep?.();
+    if (!this.#closed) this.#loop ??= this.#run();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#endSleep?.();
+    await this.#loop;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#closed) {
+      this.#woken = false;
+      await this.#round().catch((err: unknown) =>
+        this.#log.warn({ err }, 'bus membership could not be kept; trying again'),
+      );
+      if (!this.#woken && !this.#closed) await this.#sleep();
+    }
+  }
+
+  async #round(): Promise<void> {
+    const known: PostgresSubscription[] = [];
+    for (const subscription of this.#subscriptions()) {
+      if (await subscription.register()) known.push(subscription);
+    }
+    if (known.length === 0) return;
+    if (performance.now() - this.#lastRenewal >= this.#renewMs) await this.#renew(known);
+    const views = await this.#groups.view([...new Set(known.map(({ group }) => group))]);
+    for (const subscription of known) {
+      const view = views.get(subscription.group);
+      if (view !== undefined) await subscription.rebalance(view);
+    }
+  }
+
+  async #renew(subscriptions: readonly PostgresSubscription[]): Promise<void> {
+    const started = performance.now();
+    const asked = subscriptions.map((subscription) => subscription.held());
+    const members = subscriptions.map(({ group, member }) => ({ group, member }));
+    const renewed = await this.#groups.renew(members, asked.flat());
+    subscriptions.forEach((subscription, i) =>
+      subscription.dropLost(renewed, asked[i] as readonly Held[]),
+    );
+    this.#lastRenewal = started;
+  }
+
+  async #sleep(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, LOOK_MS);
+      this.#endSleep = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.#endSleep = null;
+  }
+}
