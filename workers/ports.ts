@@ -1,0 +1,111 @@
+/**
+ * The port between the participant runtime and the participant's own database: the **barrier**.
+ *
+ * Guards I8: one row per command id (never per attempt) says what became of that command, and it
+ * changes in the same transaction as the work. Adapters: `postgres/` (production) and `memory/` (test
+ * kit and simulator). Each method says what holds on return, and what a crash before it means.
+ */
+import type { Failure } from '../engine/core/events.ts';
+import type { Json } from '../engine/core/json.ts';
+import type { DeadLetter } from '../engine/ports.ts';
+
+/** What a barrier row is made from: the command as it came, without what only one attempt knows. */
+export interface BarrierEntry {
+  commandId: string;
+  sagaId: string;
+  namespace: string;
+  /** The contract's name. */
+  command: string;
+  op: 'do' | 'compensate';
+  /** For a compensation: command id of the step that it takes back. */
+  of: string | null;
+  /** As it came, before the contract's schema: what a compensation sees as `original.input`. */
+  input: Json;
+  attempt: number;
+}
+
+/** A final answer. It is stored, and every repeat of the command gets this very one. */
+export type Answer = { state: 'done'; output: Json } | { state: 'rejected'; failure: Failure };
+
+/**
+ * What a barrier row says. `running` is seen only of effect handlers (a transactional one's row is not
+ * visible before its commit): in flight while the lease lasts, of unknown outcome after it.
+ * `superseded`: a compensation or settlement came first; the step will never run.
+ */
+export type BarrierRow = { commandId: string; input: Json } & (
+  | Answer
+  | { state: 'pending' }
+  | { state: 'superseded' }
+  | { state: 'running'; leaseRemainingMs: number }
+);
+
+/**
+ * What the step that a compensation takes back was asked and answered, as it is stored here. The output is null
+ * for a step that was answered `pending` and completed by somebody else.
+ */
+export interface Original {
+  commandId: string;
+  input: unknown;
+  output: unknown;
+}
+
+export type Claim = { claimed: true; fencingToken: string } | { claimed: false; row: BarrierRow };
+
+/** The barrier inside one open transaction; `tx` is what handlers work through. */
+export interface Barrier<Tx> {
+  readonly tx: Tx;
+  /**
+   * Change instead of check: inserts the row unless it is there, and waits for another transaction that
+   * is inserting it. @returns whether it is our insert; false: the row is there, committed by another.
+   */
+  insert(entry: BarrierEntry, state: 'running' | 'superseded'): Promise<boolean>;
+  read(commandId: string): Promise<BarrierRow | null>;
+  /** Takes a `running` row whose lease has ended; its old claim's `record` fails from the commit on. */
+  takeOver(commandId: string): Promise<boolean>;
+  /** Stores the answer. @throws when the row isn't there: the handler ended the transaction by itself. */
+  answer(commandId: string, answer: Answer): Promise<void>;
+  /** Marks the place that `rollbackToSavepoint` goes back to; a transaction has at most one. */
+  savepoint(): Promise<void>;
+  rollbackToSavepoint(): Promise<void>;
+}
+
+export interface ParticipantStore<Tx> {
+  /** Creates or migrates what the store needs; safe when many workers start at once. */
+  start(): Promise<void>;
+  /**
+   * Runs `work` in one transaction: committed on return, rolled back when `work` throws. If the process
+   * dies before it returns, all of it or none of it is there; the redelivered command finds out which.
+   * After a throw of `HandlerAbandoned` no use of `tx` can reach the database any more.
+   */
+  transaction<T>(work: (barrier: Barrier<Tx>) => Promise<T>): Promise<T>;
+  /**
+   * In one statement: inserts the row as `running`, or takes it over when it is `running` and its lease has
+   * ended. A claim's fencing token is greater than that of any earlier claim of the row.
+   */
+  claim(entry: BarrierEntry, leaseMs: number): Promise<Claim>;
+  /** Extends our claim to `leaseMs` from now. @returns false when it is no longer ours. */
+  extend(commandId: string, fencingToken: string, leaseMs: number): Promise<boolean>;
+  /** Stores the outcome of our claim; repeating it is harmless. @returns false when it is no longer ours. */
+  record(
+    commandId: string,
+    fencingToken: string,
+    outcome: Answer | { state: 'pending' },
+  ): Promise<boolean>;
+  /**
+   * Ends our claim's lease without an outcome, so that the next attempt need not wait for it.
+   * @returns false when the claim is no longer ours.
+   */
+  endLease(commandId: string, fencingToken: string): Promise<boolean>;
+  /** Keeps a message that can't be a command; once per topic, partition and offset. */
+  park(letter: DeadLetter): Promise<void>;
+  /** Whether the same transaction may work at once: serialization failure, deadlock, lost connection. */
+  isTransient(error: unknown): boolean;
+}
+
+/** The handler did not end although its signal was aborted; its transaction is to be torn down. */
+export class HandlerAbandoned extends Error {
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'HandlerAbandoned';
+  }
+}

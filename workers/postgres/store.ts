@@ -1,0 +1,253 @@
+/**
+ * The participant store on the service's own Postgres: the one place in `workers/` that uses `pg`.
+ *
+ * Guards I8 by unique inserts and fencing tokens; leases go by the database's clock only. A worker that
+ * dies loses its connections, and Postgres rolls its transactions back.
+ */
+import type pg from 'pg';
+import { SagaxError } from '../../engine/core/errors.ts';
+import type { DeadLetter } from '../../engine/ports.ts';
+import {
+  HandlerAbandoned,
+  type Answer,
+  type Barrier,
+  type BarrierEntry,
+  type Claim,
+  type ParticipantStore,
+} from '../ports.ts';
+import { migrate } from './migrate.ts';
+import { tableNames, type TableNames } from './names.ts';
+import {
+  answerJson,
+  ENTRY_COLUMNS,
+  entryValues,
+  PostgresBarrier,
+  ROW_COLUMNS,
+  rowOf,
+  type PgTx,
+  type RawRow,
+} from './transaction.ts';
+
+export interface PostgresStoreOptions {
+  /** The service's own pool. Give it at least as many connections as the worker's concurrency. */
+  pool: pg.Pool;
+  /** Schema of the inbox table. Default `public`. */
+  schema?: string;
+  /** Default `sagax_inbox`. */
+  table?: string;
+  /** Of the handlers' transactions. Default `read committed`; conflicts of the others are tried again. */
+  isolation?: 'read committed' | 'repeatable read' | 'serializable';
+}
+
+/** Serialization failure, deadlock: nothing was done, the same transaction may work at once. */
+const CONFLICTS: ReadonlySet<string> = new Set(['40001', '40P01']);
+/** The connection or the server went away: it may have been committed. The barrier makes another try safe. */
+const LOST = /^(?:08...|57P0[123]|ECONNRESET|ECONNREFUSED|EPIPE|ETIMEDOUT)$/;
+const LOST_TEXT = /^Connection terminated|^Client has encountered a connection error/;
+
+export class PostgresStore implements ParticipantStore<PgTx> {
+  readonly #pool: pg.Pool;
+  readonly #names: TableNames;
+  readonly #begin: string;
+  readonly #unusable = new WeakSet<pg.PoolClient>();
+
+  constructor(options: PostgresStoreOptions) {
+    this.#pool = options.pool;
+    this.#names = tableNames(options.schema ?? 'public', options.table ?? 'sagax_inbox');
+    this.#begin = `BEGIN ISOLATION LEVEL ${(options.isolation ?? 'read committed').toUpperCase()}`;
+  }
+
+  async start(): Promise<void> {
+    // An idle connection that breaks must not end the process; the next use gets a new one.
+    if (this.#pool.listenerCount('error') === 0) this.#pool.on('error', () => undefined);
+    await this.#withClient((client) => migrate(client, this.#names));
+  }
+
+  transaction<T>(work: (barrier: Barrier<PgTx>) => Promise<T>): Promise<T> {
+    return this.#withClient(async (client) => {
+      await client.query(this.#begin);
+      const barrier = new PostgresBarrier(client, this.#names);
+      try {
+        const result = await work(barrier);
+        barrier.close();
+        await assertCommitted(client);
+        return result;
+      } catch (error) {
+        barrier.close();
+        if (!(error instanceof HandlerAbandoned)) await this.#rollback(client);
+        throw error;
+      }
+    });
+  }
+
+  async claim(entry: BarrierEntry, leaseMs: number): Promise<Claim> {
+    const { inbox, key, tokens } = this.#names;
+    // The token of a take-over is drawn in SET, where the row is locked: tokens of one row only grow.
+    const { rows } = await this.#pool.query<{ fencing_token: string }>({
+      name: `sagax-claim-${key}`,
+      text: `INSERT INTO ${inbox} AS mine (${ENTRY_COLUMNS}, state, fencing_token, lease_expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'running', nextval('${tokens}'),
+                clock_timestamp() + $9 * interval '1 millisecond')
+        ON CONFLICT (command_id) DO UPDATE
+           SET fencing_token = nextval('${tokens}'),
+               lease_expires_at = clock_timestamp() + $9 * interval '1 millisecond',
+               attempt = greatest(mine.attempt, excluded.attempt), updated_at = clock_timestamp()
+         WHERE mine.state = 'running'
+           AND (mine.lease_expires_at IS NULL OR mine.lease_expires_at <= clock_timestamp())
+        RETURNING fencing_token`,
+      values: [...entryValues(entry), leaseMs],
+    });
+    if (rows[0] !== undefined) return { claimed: true, fencingToken: rows[0].fencing_token };
+    const found = await this.#pool.query<RawRow>(
+      `SELECT ${ROW_COLUMNS} FROM ${inbox} WHERE command_id = $1`,
+      [entry.commandId],
+    );
+    if (found.rows[0] !== undefined) return { claimed: false, row: rowOf(found.rows[0]) };
+    throw new SagaxError('INTERNAL', `Barrier row ${entry.commandId} was pruned while in use.`);
+  }
+
+  extend(commandId: string, fencingToken: string, leaseMs: number): Promise<boolean> {
+    return this.#ifOurs(
+      `UPDATE ${this.#names.inbox} SET lease_expires_at = clock_timestamp() + $3 * interval '1 millisecond'
+        WHERE command_id = $1 AND fencing_token = $2 AND state = 'running'`,
+      [commandId, fencingToken, leaseMs],
+    );
+  }
+
+  record(
+    commandId: string,
+    fencingToken: string,
+    outcome: Answer | { state: 'pending' },
+  ): Promise<boolean> {
+    // The same state again is a repeat of a record whose answer was lost.
+    return this.#ifOurs(
+      `UPDATE ${this.#names.inbox}
+          SET state = $3, answer = $4, lease_expires_at = NULL, updated_at = clock_timestamp()
+        WHERE command_id = $1 AND fencing_token = $2 AND state IN ('running', $3)`,
+      [commandId, fencingToken, outcome.state, answerJson(outcome)],
+    );
+  }
+
+  endLease(commandId: string, fencingToken: string): Promise<boolean> {
+    return this.#ifOurs(
+      `UPDATE ${this.#names.inbox} SET lease_expires_at = clock_timestamp(), updated_at = clock_timestamp()
+        WHERE command_id = $1 AND fencing_token = $2 AND state = 'running'`,
+      [commandId, fencingToken],
+    );
+  }
+
+  async park(letter: DeadLetter): Promise<void> {
+    await this.#pool.query(
+      `INSERT INTO ${this.#names.letters}
+         (topic, partition, message_offset, key, headers, value, code, reason, parked_at)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, to_timestamp($9::float8 / 1000))
+       ON CONFLICT DO NOTHING`,
+      [
+        letter.topic,
+        letter.partition,
+        String(letter.offset),
+        keepable(letter.key),
+        JSON.stringify(keepableHeaders(letter.headers)),
+        keepable(letter.value),
+        letter.code,
+        keepable(letter.reason),
+        letter.at,
+      ],
+    );
+  }
+
+  isTransient(error: unknown): boolean {
+    // Handlers may wrap what the driver threw.
+    let cause = error;
+    for (let depth = 0; depth < 8 && typeof cause === 'object' && cause !== null; depth += 1) {
+      const { code, message } = cause as { code?: unknown; message?: unknown };
+      if (typeof code === 'string' && (CONFLICTS.has(code) || LOST.test(code))) return true;
+      if (typeof message === 'string' && LOST_TEXT.test(message)) return true;
+      cause = (cause as { cause?: unknown }).cause;
+    }
+    return false;
+  }
+
+  /**
+   * Deletes answered rows older than `olderThanMs`, at most `limit`, the work of a nightly job. Keep them longer
+   * than the longest saga and the longest redelivery: see the head of `schema/0001_inbox.sql`.
+   * @returns how many were deleted; call again while it is `limit`
+   */
+  async prune(options: { olderThanMs: number; limit: number }): Promise<number> {
+    const { inbox } = this.#names;
+    const { rowCount } = await this.#pool.query(
+      `DELETE FROM ${inbox} WHERE command_id IN (
+         SELECT command_id FROM ${inbox}
+          WHERE created_at < clock_timestamp() - $1 * interval '1 millisecond'
+            AND state IN ('done', 'rejected', 'superseded') LIMIT $2)`,
+      [options.olderThanMs, options.limit],
+    );
+    return rowCount ?? 0;
+  }
+
+  async #ifOurs(text: string, values: unknown[]): Promise<boolean> {
+    const { rowCount } = await this.#pool.query(text, values);
+    return rowCount === 1;
+  }
+
+  /** A connection that ended badly, or that an abandoned handler may still be using, is not given back. */
+  async #withClient<T>(run: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+    const client = await this.#pool.connect();
+    // The pool listens only while a connection is idle; unheard, a broken one would end the process.
+    let broken: Error | undefined;
+    const onError = (error: Error): void => {
+      broken = error;
+    };
+    client.on('error', onError);
+    const release = (error?: Error): void => {
+      client.release(error);
+      if (error === undefined) client.removeListener('error', onError);
+    };
+    try {
+      const result = await run(client);
+      release(broken);
+      return result;
+    } catch (error) {
+      if (error instanceof HandlerAbandoned) this.#terminate(client);
+      const unusable = error instanceof HandlerAbandoned || this.#unusable.has(client);
+      release(broken ?? (unusable ? (error as Error) : undefined));
+      throw error;
+    }
+  }
+
+  /** A connection whose transaction can't be rolled back is closed, which rolls it back. */
+  async #rollback(client: pg.PoolClient): Promise<void> {
+    await client.query('ROLLBACK').catch(() => this.#unusable.add(client));
+  }
+
+  /** Its statement may hang on a lock, and closing our end would not end it; the server is told to. */
+  #terminate(client: pg.PoolClient): void {
+    const { processID } = client as unknown as { processID: number | null };
+    if (processID === null) return;
+    this.#pool.query('SELECT pg_terminate_backend($1)', [processID]).catch(() => undefined);
+  }
+}
+
+/** COMMIT of a transaction that a statement had broken is answered by a rollback, not by an error. */
+async function assertCommitted(client: pg.ClientBase): Promise<void> {
+  const { command } = await client.query('COMMIT');
+  if (command === 'COMMIT') return;
+  throw new SagaxError(
+    'INTERNAL',
+    'A statement of the handler had failed, so nothing was committed. Let its error through, or use a SAVEPOINT.',
+  );
+}
+
+function keepable(text: string | null): string | null {
+  return text === null ? null : text.toWellFormed().replaceAll('\0', '\uFFFD');
+}
+
+function keepableHeaders(headers: { [name: string]: string }): { [name: string]: string | null } {
+  return Object.fromEntries(
+    Object.entries(headers).map(([name, value]) => [keepable(name) ?? '', keepable(value)]),
+  );
+}
+
+export function postgresStore(options: PostgresStoreOptions): PostgresStore {
+  return new PostgresStore(options);
+}

@@ -1,0 +1,147 @@
+/**
+ * One transaction on the participant's database, and the handle that handlers get of it.
+ *
+ * Guards that barrier row, business change and answer commit together: a handler can neither end the
+ * transaction by itself nor reach its connection once it is over, when others use it.
+ */
+import type pg from 'pg';
+import { SagaxError } from '../../engine/core/errors.ts';
+import type { Answer, Barrier, BarrierEntry, BarrierRow } from '../ports.ts';
+import type { TableNames } from './names.ts';
+
+/** What handlers work through on `postgresStore`: a `pg` client inside the worker's transaction. */
+export type PgTx = Pick<pg.ClientBase, 'query'>;
+
+const SAVEPOINT = 'sagax_work';
+/** Statements that would end the transaction under the runtime. Savepoints of the handler's own are fine. */
+const ENDS_TRANSACTION =
+  /^\s*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b/i;
+
+export const ROW_COLUMNS = `command_id, state, input, answer,
+  greatest(0, extract(epoch FROM lease_expires_at - clock_timestamp()) * 1000)::float8 AS lease_remaining_ms`;
+
+export interface RawRow {
+  command_id: string;
+  state: BarrierRow['state'];
+  input: unknown;
+  answer: unknown;
+  lease_remaining_ms: number | null;
+}
+
+export function rowOf(raw: RawRow): BarrierRow {
+  const head = { commandId: raw.command_id, input: raw.input as BarrierRow['input'] };
+  switch (raw.state) {
+    case 'done':
+      return { ...head, state: 'done', output: raw.answer as never };
+    case 'rejected':
+      return { ...head, state: 'rejected', failure: raw.answer as never };
+    case 'running':
+      return { ...head, state: 'running', leaseRemainingMs: raw.lease_remaining_ms ?? 0 };
+    default:
+      return { ...head, state: raw.state };
+  }
+}
+
+/** The values of an entry, for the columns command_id … input ($1 … $8). */
+export function entryValues(entry: BarrierEntry): unknown[] {
+  const { commandId, sagaId, namespace, command, op, of, attempt, input } = entry;
+  return [commandId, sagaId, namespace, command, op, of, attempt, JSON.stringify(input)];
+}
+export const ENTRY_COLUMNS =
+  'command_id, saga_id, namespace, command, op, of_command_id, attempt, input';
+
+export function answerJson(outcome: Answer | { state: 'pending' }): string | null {
+  if (outcome.state === 'pending') return null;
+  return JSON.stringify(outcome.state === 'done' ? outcome.output : outcome.failure);
+}
+
+export class PostgresBarrier implements Barrier<PgTx> {
+  readonly tx: PgTx;
+  readonly #client: pg.ClientBase;
+  readonly #names: TableNames;
+  #open = true;
+
+  constructor(client: pg.ClientBase, names: TableNames) {
+    this.#client = client;
+    this.#names = names;
+    this.tx = this.#handle();
+  }
+
+  /** From here on the handle that the handler has is dead. */
+  close(): void {
+    this.#open = false;
+  }
+
+  async insert(entry: BarrierEntry, state: 'running' | 'superseded'): Promise<boolean> {
+    const { rowCount } = await this.#client.query({
+      name: `sagax-insert-${this.#names.key}`,
+      text: `INSERT INTO ${this.#names.inbox} (${ENTRY_COLUMNS}, state)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (command_id) DO NOTHING`,
+      values: [...entryValues(entry), state],
+    });
+    return rowCount === 1;
+  }
+
+  async read(commandId: string): Promise<BarrierRow | null> {
+    const { rows } = await this.#client.query<RawRow>(
+      `SELECT ${ROW_COLUMNS} FROM ${this.#names.inbox} WHERE command_id = $1`,
+      [commandId],
+    );
+    return rows[0] === undefined ? null : rowOf(rows[0]);
+  }
+
+  async takeOver(commandId: string): Promise<boolean> {
+    const { rowCount } = await this.#client.query(
+      `UPDATE ${this.#names.inbox}
+          SET fencing_token = nextval('${this.#names.tokens}'), lease_expires_at = NULL
+        WHERE command_id = $1 AND state = 'running'
+          AND (lease_expires_at IS NULL OR lease_expires_at <= clock_timestamp())`,
+      [commandId],
+    );
+    return rowCount === 1;
+  }
+
+  async answer(commandId: string, answer: Answer): Promise<void> {
+    const { rowCount } = await this.#client.query({
+      name: `sagax-answer-${this.#names.key}`,
+      text: `UPDATE ${this.#names.inbox}
+          SET state = $2, answer = $3, lease_expires_at = NULL, updated_at = clock_timestamp()
+        WHERE command_id = $1 AND state = 'running'`,
+      values: [commandId, answer.state, answerJson(answer)],
+    });
+    if (rowCount === 1) return;
+    throw new SagaxError('INTERNAL', `Barrier row ${commandId} is not there to be answered.`);
+  }
+
+  async savepoint(): Promise<void> {
+    await this.#client.query(`SAVEPOINT ${SAVEPOINT}`);
+  }
+
+  async rollbackToSavepoint(): Promise<void> {
+    await this.#client.query(`ROLLBACK TO SAVEPOINT ${SAVEPOINT}`);
+  }
+
+  /** The client itself but for `query`, which looks at what it is asked and whether it is still time. */
+  #handle(): PgTx {
+    const query = (...args: unknown[]): unknown => {
+      this.#assertAllowed(args[0]);
+      const run = this.#client.query as (...all: unknown[]) => unknown;
+      return run.apply(this.#client, args);
+    };
+    return { query } as PgTx;
+  }
+
+  #assertAllowed(statement: unknown): void {
+    if (!this.#open) {
+      throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');
+    }
+    const text =
+      typeof statement === 'string' ? statement : (statement as { text?: string } | null)?.text;
+    if (text !== undefined && ENDS_TRANSACTION.test(text)) {
+      throw new Error(
+        `"${text.trim().slice(0, 40)}" would end the worker's transaction, which commits the work together ` +
+          `with its answer. Leave it out; use SAVEPOINT for a part that may fail.`,
+      );
+    }
+  }
+}

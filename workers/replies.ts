@@ -1,0 +1,90 @@
+/**
+ * The way out for replies: published in order, several at once while the bus is at work.
+ *
+ * Guards that no answer is dropped because the bus is away: it is tried again with pauses, and the command
+ * keeps its place (its offset is not committed) until the answer is on the bus. The queue is bounded by the
+ * worker's in-flight window, since each command waits here for its own answer.
+ */
+import { SagaxError } from '../engine/core/errors.ts';
+import type { Bus, BusMessage, Clock } from '../engine/ports.ts';
+import { textOf } from './failures.ts';
+import type { Log } from './handlers.ts';
+
+/** Most replies in one call to the bus. */
+const MAX_BATCH = 500;
+const FIRST_PAUSE_MS = 50;
+const LONGEST_PAUSE_MS = 5_000;
+/** Tries of a reply that the bus refuses for another reason than being away; about ten seconds in all. */
+const MAX_REFUSALS = 8;
+
+/** `refused`: the bus is there and does not take this message. `stopped`: the worker is at its end. */
+export type Published = 'published' | 'refused' | 'stopped';
+
+interface Item {
+  readonly message: BusMessage;
+  readonly done: (published: Published) => void;
+}
+
+export class ReplyPublisher {
+  readonly #bus: Bus;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #stop: AbortSignal;
+  readonly #queue: Item[] = [];
+  #running = false;
+
+  /** @param stop once aborted nothing is tried again */
+  constructor(bus: Bus, clock: Clock, log: Log, stop: AbortSignal) {
+    this.#bus = bus;
+    this.#clock = clock;
+    this.#log = log;
+    this.#stop = stop;
+  }
+
+  /** Resolves when the message is durable on the bus, or will never be. Never rejects. */
+  publish(message: BusMessage): Promise<Published> {
+    return new Promise((done) => {
+      this.#queue.push({ message, done });
+      void this.#run();
+    });
+  }
+
+  async #run(): Promise<void> {
+    if (this.#running) return;
+    this.#running = true;
+    // One turn later, so that answers which come together go together.
+    await Promise.resolve();
+    while (this.#queue.length > 0) await this.#send(this.#queue.splice(0, MAX_BATCH));
+    this.#running = false;
+  }
+
+  async #send(items: readonly Item[]): Promise<void> {
+    let refusals = 0;
+    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
+      if (this.#stop.aborted) return finish(items, 'stopped');
+      try {
+        await this.#bus.publish(items.map((item) => item.message));
+        return finish(items, 'published');
+      } catch (error) {
+        const away = error instanceof SagaxError && error.kind === 'retryable';
+        if (!away) {
+          // One of them is at fault: apart, the others are not held up by it.
+          if (items.length > 1) return this.#sendApart(items);
+          refusals += 1;
+          if (refusals >= MAX_REFUSALS) return finish(items, 'refused');
+        }
+        const fields = { error: textOf(error), replies: items.length, pauseMs };
+        this.#log.warn(fields, 'replies could not be published; trying again');
+      }
+      await this.#clock.sleep(pauseMs, this.#stop);
+    }
+  }
+
+  async #sendApart(items: readonly Item[]): Promise<void> {
+    for (const item of items) await this.#send([item]);
+  }
+}
+
+function finish(items: readonly Item[], published: Published): void {
+  for (const item of items) item.done(published);
+}

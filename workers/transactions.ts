@@ -1,0 +1,111 @@
+/**
+ * Work through the participant's own database: barrier row, business change and answer commit together.
+ *
+ * Guards the exactly-once half of I8. A crash before the commit leaves nothing; one after it is mended
+ * by the redelivered command, which finds the stored answer.
+ */
+import { murmur2 } from '../engine/core/shards.ts';
+import { enter, replyTo, type ExecuteDeps, type Ran, type Target } from './barrier.ts';
+import { assertMayReject, call, contextOf, timed } from './context.ts';
+import { CommandFailure } from './failures.ts';
+import type { TransactionalFn } from './handlers.ts';
+import type { Barrier } from './ports.ts';
+import { assertInTime, interpret, parseInput, reasonOf, RunScope } from './run.ts';
+
+/** Tries of one transaction that lost a conflict; with the pauses below about half a second in all. */
+const MAX_TRIES = 8;
+const FIRST_PAUSE_MS = 4;
+
+/** A transaction, run again after serialization failures, deadlocks and lost connections: the barrier makes it safe. */
+export async function transact<Tx, T>(
+  deps: ExecuteDeps<Tx>,
+  commandId: string,
+  stop: AbortSignal,
+  work: (barrier: Barrier<Tx>) => Promise<T>,
+): Promise<T> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await deps.store.transaction(work);
+    } catch (error) {
+      if (tries >= MAX_TRIES || stop.aborted || !deps.store.isTransient(error)) throw error;
+      await deps.clock.sleep(pauseMs(commandId, tries), stop);
+    }
+  }
+}
+
+const encoder = new TextEncoder();
+
+/** Doubles each time; rivals are spread by a hash of their command's id, so that a replay has the same pauses. */
+function pauseMs(commandId: string, tries: number): number {
+  const share = (murmur2(encoder.encode(`${commandId}#${tries}`)) & 0xff) / 0xff;
+  return FIRST_PAUSE_MS * 2 ** (tries - 1) * (0.5 + share);
+}
+
+/** As `transact`, under the limits of a transactional handler; its errors say why it was aborted. */
+export async function inTransaction<Tx>(
+  deps: ExecuteDeps<Tx>,
+  commandId: string,
+  deadlineAt: number | undefined,
+  stop: AbortSignal,
+  work: (barrier: Barrier<Tx>, scope: RunScope) => Promise<Ran>,
+): Promise<Ran> {
+  const scope = new RunScope(deps.clock, stop, deadlineAt);
+  scope.abortAfter(
+    deps.transactionTimeoutMs,
+    new CommandFailure(
+      'HANDLER_TIMEOUT',
+      `The handler held its transaction for ${deps.transactionTimeoutMs} ms and was rolled back; ` +
+        `long work belongs in an effect handler.`,
+    ),
+  );
+  try {
+    return await transact(deps, commandId, scope.signal, (barrier) => work(barrier, scope));
+  } catch (error) {
+    throw reasonOf(error, scope);
+  } finally {
+    scope.dispose();
+  }
+}
+
+/** A step by a transactional handler. */
+export function runTransactional<Tx>(
+  deps: ExecuteDeps<Tx>,
+  target: Target<Tx>,
+  run: TransactionalFn<any, Tx>,
+  stop: AbortSignal,
+): Promise<Ran> {
+  const { commandId } = target.entry;
+  return inTransaction(deps, commandId, target.deadlineAt, stop, (barrier, scope) =>
+    runInside(deps, target, run, barrier, scope),
+  );
+}
+
+/** Enters the barrier and runs the handler in the open transaction; a rejection keeps the row and nothing else. */
+export async function runInside<Tx>(
+  deps: ExecuteDeps<Tx>,
+  target: Target<Tx>,
+  run: TransactionalFn<any, Tx>,
+  barrier: Barrier<Tx>,
+  scope: RunScope,
+): Promise<Ran> {
+  const { entry, handler } = target;
+  const stored = await enter(barrier, entry);
+  if (stored !== null) return { verdict: stored, repeated: true };
+  assertInTime(target.deadlineAt, deps.clock);
+  const input = parseInput(handler.contract, entry.input);
+  await barrier.savepoint();
+  const context = { ...contextOf(deps, target, input, scope), tx: barrier.tx };
+  const result = await timed(deps, target, () => scope.guard(call(() => run(context))));
+  const verdict = interpret(handler.contract, result);
+  if (verdict.state === 'pending') {
+    throw new CommandFailure('OUTPUT_INVALID', 'Only an effect handler can answer pending().');
+  }
+  if (verdict.state === 'rejected') {
+    assertMayReject(target, verdict.failure.code);
+    await barrier.rollbackToSavepoint();
+  }
+  // Before the commit: a success that can't be told must not be stored.
+  deps.assertSendable(replyTo(target.command, verdict), target.command);
+  await barrier.answer(entry.commandId, verdict);
+  return { verdict, repeated: false };
+}

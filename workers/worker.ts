@@ -1,0 +1,356 @@
+/**
+ * The worker: takes a service's commands from the bus, runs them through the barrier, answers.
+ *
+ * Guards that a command is done with (its offset committed) only once its answer is on the bus, that one
+ * saga's commands keep their order, and that nothing can stop a partition: neither a bad message nor a
+ * long handler. A crash anywhere means that the unfinished commands are delivered again.
+ */
+import { SagaxError } from '../engine/core/errors.ts';
+import { topicNames, type CommandBody, type ReplyBody } from '../engine/core/wire.ts';
+import type { Bus, BusBatch, Clock, ReceivedMessage, Subscription } from '../engine/ports.ts';
+import type { ExecuteDeps } from './barrier.ts';
+import { execute } from './execute.ts';
+import { cutText, textOf } from './failures.ts';
+import type { Handler, Log } from './handlers.ts';
+import { Lanes } from './lanes.ts';
+import { deadLetterOf, decode, encodeReply, type Decoded, type ReplyRoute } from './messages.ts';
+import { guarded, NO_METRICS, type WorkerMetrics } from './metrics.ts';
+import type { ParticipantStore } from './ports.ts';
+import { ReplyPublisher } from './replies.ts';
+import { ABORT_GRACE_MS } from './run.ts';
+import { Watermark } from './watermark.ts';
+
+export interface WorkerOptions<Tx> {
+  /** The service's name: first part of its contracts' names, and of its topic `<prefix>.commands.<service>`. */
+  service: string;
+  store: ParticipantStore<Tx>;
+  handlers: readonly Handler<NoInfer<Tx>>[];
+  bus: Bus;
+  clock: Clock;
+  topicPrefix: string;
+  log: Log;
+  metrics?: WorkerMetrics;
+  /** Commands that run at once in this process. Default 16. */
+  concurrency?: number;
+  /** Commands held in memory, running ones included; beyond it the bus waits. Default 4 × concurrency. */
+  maxInFlight?: number;
+  /** Partitions of the command topic, fixed when it is first created. Default 16. */
+  commandPartitions?: number;
+  /** Consumer group. Default `sagax.<service>`. */
+  group?: string;
+  /** Longest time that a transactional handler may hold its transaction. Default 60 000 ms. */
+  transactionTimeoutMs?: number;
+}
+
+export interface Worker {
+  /** On return the store is migrated, the topic is there and the worker takes commands. */
+  start(): Promise<void>;
+  /**
+   * Stops taking commands, lets the running ones end for at most `deadlineMs`, then aborts their signals and
+   * leaves. What was not answered is delivered again, here or elsewhere. Never rejects.
+   */
+  drain(deadlineMs: number): Promise<void>;
+  /** Stops as a crash would: handlers aborted, nothing more answered or committed. For tests and the simulator. */
+  kill(): Promise<void>;
+  /** Resolves when the worker has stopped, by drain or kill. */
+  readonly closed: Promise<void>;
+  /** Commands held in memory at the moment, running ones included. */
+  readonly inFlight: number;
+}
+
+/** Most commands of a partition behind an unfinished one: they would all be delivered again after a crash. */
+const MAX_SPAN = 5_000;
+/** Tries to keep a dead letter; after them it is only in the log, since it must not stop the partition. */
+const PARK_TRIES = 6;
+const PARK_PAUSE_MS = 100;
+
+/** @throws SagaxError CONFIG_INVALID when a handler is not of this service, or a command has two. */
+export function createWorker<Tx>(options: WorkerOptions<Tx>): Worker {
+  return new CommandWorker(options);
+}
+
+/** One assignment of a partition to us. */
+class Assignment {
+  readonly watermark = new Watermark();
+  revoked = false;
+  commit: ((nextOffset: bigint) => void) | null = null;
+}
+
+class CommandWorker<Tx> implements Worker {
+  readonly closed: Promise<void>;
+  readonly #options: WorkerOptions<Tx>;
+  readonly #deps: ExecuteDeps<Tx>;
+  readonly #metrics: WorkerMetrics;
+  readonly #lanes: Lanes;
+  readonly #replies: ReplyPublisher;
+  readonly #assignments = new Map<string, Assignment>();
+  readonly #routes = new WeakMap<CommandBody, ReplyRoute>();
+  /** Aborted when running handlers are to end. */
+  readonly #stop = new AbortController();
+  /** Aborted when nothing may leave any more. */
+  readonly #end = new AbortController();
+  #resolveClosed: () => void = () => undefined;
+  #subscription: Subscription | null = null;
+  #draining = false;
+  #heartbeats = 0;
+  readonly #telling = new WeakSet<CommandBody>();
+  readonly #released = Promise.withResolvers<void>();
+
+  constructor(options: WorkerOptions<Tx>) {
+    const { concurrency = 16, bus, clock, log } = options;
+    const { maxInFlight = 4 * concurrency } = options;
+    assertLimits({ concurrency, maxInFlight });
+    this.#options = options;
+    this.#metrics = guarded(options.metrics ?? NO_METRICS, log);
+    this.#lanes = new Lanes(concurrency, maxInFlight);
+    this.#replies = new ReplyPublisher(bus, clock, log, this.#end.signal);
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+    this.#deps = {
+      service: options.service,
+      handlers: handlersByName(options.service, options.handlers),
+      store: options.store,
+      clock,
+      log,
+      metrics: this.#metrics,
+      transactionTimeoutMs: options.transactionTimeoutMs ?? 60_000,
+      assertSendable: (reply, command) => void this.#encode(reply, command),
+      sendHeartbeat: (reply, command) => this.#sendHeartbeat(reply, command),
+    };
+  }
+
+  get inFlight(): number {
+    return this.#lanes.inFlight;
+  }
+
+  async start(): Promise<void> {
+    const { bus, service, store, topicPrefix, commandPartitions = 16 } = this.#options;
+    if (this.#subscription !== null || this.#draining) {
+      throw new SagaxError('CONFIG_INVALID', 'A worker starts once; create another one.');
+    }
+    await store.start();
+    const topic = topicNames(topicPrefix).commands(service);
+    await bus.ensureTopics([{ topic, partitions: commandPartitions }]);
+    this.#subscription = bus.subscribe({
+      group: this.#options.group ?? `sagax.${service}`,
+      topics: [topic],
+      onAssigned: async (_topic, partition) => {
+        this.#assign(partition);
+        return null;
+      },
+      onRevoked: async (_topic, partition) => this.#revoke(partition),
+      onBatch: (batch) => this.#take(batch),
+    });
+    await this.#subscription.ready();
+  }
+
+  async drain(deadlineMs: number): Promise<void> {
+    if (this.#draining) return this.closed;
+    this.#draining = true;
+    this.#lanes.wake();
+    const { clock } = this.#options;
+    const timers = new AbortController();
+    const idle = this.#lanes.idle();
+    const late = clock.sleep(deadlineMs, timers.signal).then(async (slept) => {
+      if (!slept) return;
+      this.#stop.abort();
+      // Handlers that don't heed their signal are left behind; then the bus may still be away.
+      const over = await clock.sleep(2 * ABORT_GRACE_MS, timers.signal);
+      if (over) this.#end.abort();
+    });
+    await Promise.race([idle, late]);
+    timers.abort();
+    await this.#close();
+  }
+
+  async kill(): Promise<void> {
+    this.#draining = true;
+    this.#end.abort();
+    this.#stop.abort();
+    this.#lanes.wake();
+    await this.#close();
+  }
+
+  async #close(): Promise<void> {
+    this.#stop.abort();
+    this.#end.abort();
+    this.#released.resolve();
+    try {
+      await this.#subscription?.close();
+    } catch (error) {
+      this.#options.log.warn({ error: textOf(error) }, 'the subscription did not close cleanly');
+    }
+    this.#resolveClosed();
+  }
+
+  #assign(partition: number): Assignment {
+    const assignment = new Assignment();
+    this.#assignments.set(String(partition), assignment);
+    return assignment;
+  }
+
+  /** Commands that wait are dropped, they come to the new owner; running ones end, and the barrier fences them. */
+  #revoke(partition: number): void {
+    const assignment = this.#assignments.get(String(partition));
+    if (assignment === undefined) return;
+    assignment.revoked = true;
+    this.#assignments.delete(String(partition));
+    this.#lanes.wake();
+  }
+
+  /** Takes a batch into the window; it returns when all of it was taken, long before it is done. */
+  async #take(batch: BusBatch): Promise<void> {
+    const assignment =
+      this.#assignments.get(String(batch.partition)) ?? this.#assign(batch.partition);
+    assignment.commit = (nextOffset) => batch.commit(nextOffset);
+    const unwanted = (): boolean => this.#draining || assignment.revoked;
+    for (const message of batch.messages) {
+      if (unwanted()) break;
+      const decoded = decode(message);
+      const done = assignment.watermark.take(message.offset);
+      const task = {
+        key: keyOf(message, decoded),
+        wanted: () => !unwanted(),
+        run: async () => {
+          if (!(await this.#handle(message, decoded))) return;
+          const nextOffset = done();
+          if (nextOffset !== null && !assignment.revoked && !this.#end.signal.aborted) {
+            assignment.commit?.(nextOffset);
+          }
+        },
+      };
+      const hasRoom = (): boolean => assignment.watermark.span <= MAX_SPAN;
+      if (!(await this.#lanes.put(task, unwanted, hasRoom))) break;
+    }
+    // While draining no further batch is asked for: it would only be given back.
+    if (this.#draining) await this.#released.promise;
+  }
+
+  /** @returns whether the message is done with. Never rejects. */
+  async #handle(message: ReceivedMessage, decoded: Decoded): Promise<boolean> {
+    try {
+      return decoded.kind === 'command'
+        ? await this.#run(decoded.command, decoded.route, message)
+        : await this.#park(message, decoded);
+    } catch (error) {
+      // A defect of ours would come back with each delivery: it must not hold the partition up.
+      this.#options.log.error({ error, offset: String(message.offset) }, 'a defect of the worker');
+      await this.#keep(message, 'INTERNAL', cutText(textOf(error)));
+      return true;
+    }
+  }
+
+  async #run(command: CommandBody, route: ReplyRoute, message: ReceivedMessage): Promise<boolean> {
+    const labels = { service: this.#options.service, command: command.command, op: command.op };
+    this.#routes.set(command, route);
+    const execution = await execute(this.#deps, command, this.#stop.signal);
+    if (execution.kind === 'unfinished') return false;
+    if (execution.kind === 'lost') {
+      this.#metrics.handled('lost', labels);
+      return true;
+    }
+    this.#metrics.handled(execution.reply.outcome, labels);
+    if (execution.repeated) this.#metrics.duplicate(labels);
+    return this.#answer(execution.reply, command, message);
+  }
+
+  async #answer(
+    reply: ReplyBody,
+    command: CommandBody,
+    message: ReceivedMessage,
+  ): Promise<boolean> {
+    const published = await this.#replies.publish(this.#encode(reply, command));
+    if (published !== 'refused') return published === 'published';
+    const { topic, partition } = command.replyTo;
+    const reason = `The reply was refused by the bus: partition ${partition} of "${topic}" may not exist.`;
+    await this.#keep(message, 'MESSAGE_INVALID', reason);
+    return true;
+  }
+
+  async #park(message: ReceivedMessage, poison: Decoded & { kind: 'poison' }): Promise<boolean> {
+    await this.#keep(message, poison.code, poison.reason);
+    if (poison.answer === null) return !this.#end.signal.aborted;
+    const { reply, route } = poison.answer;
+    const { service, clock } = this.#options;
+    const encoded = encodeReply(service, reply, route, clock.now());
+    return (await this.#replies.publish(encoded)) !== 'stopped';
+  }
+
+  async #keep(message: ReceivedMessage, code: string, reason: string): Promise<void> {
+    const { clock, log, service, store } = this.#options;
+    const place = { topic: message.topic, partition: message.partition };
+    const fields = { service, code, reason, ...place, offset: String(message.offset) };
+    this.#metrics.parked(code, { service });
+    const letter = deadLetterOf(message, code, reason, clock.now());
+    for (let tries = 1; tries <= PARK_TRIES; tries += 1) {
+      try {
+        await store.park(letter);
+        log.warn(fields, 'a message that is no valid command was parked');
+        return;
+      } catch (error) {
+        log.error({ ...fields, error: textOf(error) }, 'a dead letter could not be kept');
+        await clock.sleep(PARK_PAUSE_MS * 2 ** (tries - 1), this.#stop.signal);
+      }
+    }
+  }
+
+  #encode(reply: ReplyBody, command: CommandBody): ReturnType<typeof encodeReply> {
+    const { service, clock } = this.#options;
+    return encodeReply(service, reply, this.#routeOf(command), clock.now());
+  }
+
+  #routeOf(command: CommandBody): ReplyRoute {
+    return this.#routes.get(command) ?? { ...command.replyTo, traceparent: undefined };
+  }
+
+  /** At most one heartbeat a command waits for the bus: when the bus is away they don't pile up. */
+  #sendHeartbeat(reply: ReplyBody, command: CommandBody): void {
+    if (this.#telling.has(command)) return;
+    this.#telling.add(command);
+    const { service, clock, log } = this.#options;
+    try {
+      this.#heartbeats += 1;
+      const route = this.#routeOf(command);
+      const message = encodeReply(service, reply, route, clock.now(), this.#heartbeats);
+      void this.#replies.publish(message).then(() => this.#telling.delete(command));
+    } catch (error) {
+      this.#telling.delete(command);
+      log.warn({ error: textOf(error), commandId: command.commandId }, 'a heartbeat was not sent');
+    }
+  }
+}
+
+function keyOf(message: ReceivedMessage, decoded: Decoded): string {
+  if (decoded.kind === 'command') return decoded.command.sagaId;
+  return message.key ?? `${message.partition}#${message.offset}`;
+}
+
+function handlersByName<Tx>(
+  service: string,
+  handlers: readonly Handler<Tx>[],
+): ReadonlyMap<string, Handler<Tx>> {
+  const byName = new Map<string, Handler<Tx>>();
+  for (const handler of handlers) {
+    const { name } = handler.contract;
+    if (handler.contract.service !== service) {
+      throw new SagaxError(
+        'CONFIG_INVALID',
+        `The handler of "${name}" is given to a worker of service "${service}", which gets no such ` +
+          `commands; give it to a worker of "${handler.contract.service}".`,
+      );
+    }
+    if (byName.has(name)) {
+      throw new SagaxError('CONFIG_INVALID', `"${name}" has two handlers; keep one.`);
+    }
+    byName.set(name, handler);
+  }
+  return byName;
+}
+
+function assertLimits(limits: { concurrency: number; maxInFlight: number }): void {
+  for (const [name, value] of Object.entries(limits)) {
+    if (Number.isInteger(value) && value >= 1) continue;
+    throw new SagaxError('CONFIG_INVALID', `${name} is ${value}; it must be a whole number ≥ 1.`);
+  }
+}
