@@ -33,7 +33,10 @@ const cancelFlight = command('travel.cancel-flight', {
   input: z.object({ seat: z.string() }),
   output: z.object({}),
 });
-const pay = command('money.pay', { input: z.object({ cents: z.int() }), output: z.object({ id: z.string() }) });
+const pay = command('money.pay', {
+  input: z.object({ cents: z.int() }),
+  output: z.object({ id: z.string() }),
+});
 const tell = command('mail.tell', { input: z.object({}), output: z.object({}) });
 
 const visitInput = z.object({
@@ -121,6 +124,14 @@ export interface Overrides {
   options?: ApiOptions;
 }
 
+export interface Answered {
+  method: string;
+  route: string;
+  status: number;
+  contentType: string;
+  payload: string;
+}
+
 export type TestApi = Awaited<ReturnType<typeof openApi>>;
 
 export async function openApi(overrides: Overrides = {}) {
@@ -129,7 +140,12 @@ export async function openApi(overrides: Overrides = {}) {
   await memory.bus.ensureTopics([{ topic: 'test.inbox', partitions: 4 }]);
   const published: BusMessage[] = [];
   const publishes: number[] = [];
-  const ids = new SnowflakeGenerator({ nodeId: 1, now: () => clock.now(), leaseHolds: () => true, startAboveMs: 0 });
+  const ids = new SnowflakeGenerator({
+    nodeId: 1,
+    now: () => clock.now(),
+    leaseHolds: () => true,
+    startAboveMs: 0,
+  });
   const bus = {
     publish: async (messages: readonly BusMessage[]) => {
       await memory.bus.publish(messages);
@@ -158,9 +174,23 @@ export async function openApi(overrides: Overrides = {}) {
     },
     { visibilityWaitMs: 50, ...overrides.options },
   );
+  const answered: Answered[] = [];
+  app.addHook('onSend', async (request, reply, payload) => {
+    answered.push({
+      method: request.method.toLowerCase(),
+      // As the OpenAPI document writes it.
+      route: (request.routeOptions.url ?? '').replace(/:(\w+)/g, '{$1}'),
+      status: reply.statusCode,
+      contentType: String(reply.getHeader('content-type') ?? '').split(';')[0] ?? '',
+      payload: typeof payload === 'string' ? payload : '',
+    });
+    return payload;
+  });
   await app.ready();
   return {
     app,
+    /** Every answer so far, for checks against the OpenAPI document. */
+    answered,
     memory,
     ids,
     /** All that was published, decoded. */
@@ -181,8 +211,21 @@ export async function openApi(overrides: Overrides = {}) {
       for (const event of events) {
         const streamVersion = stream.length + 1;
         const at = { shard: 0, shardSeq: streamVersion, epoch: 1 };
-        const logged = { sagaId, namespace: 'default', streamVersion, ...at, at: clock.now(), event };
-        stream.push({ sagaId, streamVersion, ...at, type: event.type, text: JSON.stringify(logged) });
+        const logged = {
+          sagaId,
+          namespace: 'default',
+          streamVersion,
+          ...at,
+          at: clock.now(),
+          event,
+        };
+        stream.push({
+          sagaId,
+          streamVersion,
+          ...at,
+          type: event.type,
+          text: JSON.stringify(logged),
+        });
       }
       const known = memory.db.summaries.get(sagaId) ?? { ...blankSummary(clock.now()), sagaId };
       memory.db.summaries.set(sagaId, { ...known, streamVersion: stream.length });
