@@ -186,6 +186,9 @@ export class MemorySubscription implements Subscription {
   async #flushLater(): Promise<void> {
     if (this.#tuning.commitIntervalMs > 0) {
       await this.#host.clock.sleep(this.#tuning.commitIntervalMs);
+    } else {
+      // A turn later, when the caller has set `#flushing`: cleared before that, it would stay set for good.
+      await undefined;
     }
     this.#flushing = null;
     await this.#flush();
