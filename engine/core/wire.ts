@@ -206,7 +206,9 @@ export function decodeInbox(message: {
   value: string | null;
 }): InboxInput {
   const type = message.headers['ce_type'];
-  const entry = type === undefined ? undefined : INBOX_SCHEMAS[type as keyof typeof INBOX_SCHEMAS];
+  // Own keys only: a header that says "toString" must not find a method.
+  const known = type !== undefined && Object.hasOwn(INBOX_SCHEMAS, type);
+  const entry = known ? INBOX_SCHEMAS[type as keyof typeof INBOX_SCHEMAS] : undefined;
   if (entry === undefined) {
     throw new SagaxError(
       'MESSAGE_INVALID',
