@@ -5,15 +5,15 @@
  * answers change nothing, and what is decided is what `evolve` would fold from the same events.
  * Pure and synchronous: time comes in as an argument; ids are derived.
  */
-import { concernsMachine, findCall, reviewDeferred } from './causes.ts';
-import { opOf, stepIdOf } from './calls.ts';
+import { concernsMachine, findCall } from './causes.ts';
 import type { AnyDefinition } from './define.ts';
 import { DefinitionFault, ReplayDivergence, type ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts';
 import { evolve, nextDeferred, seenIdOf } from './evolve.ts';
-import { toJson, type Json } from './json.ts';
+import { toJson } from './json.ts';
+import { translateReply } from './replies.ts';
 import { earliestDue, isEnded, machineIsOpen, type Due, type SagaState } from './state.ts';
-import type { InboxInput, ReplyBody } from './wire.ts';
+import type { InboxInput } from './wire.ts';
 
 /** `wake`: something of the saga may be due. Everything else comes from the inbox. */
 export type SagaInput = InboxInput | { type: 'wake' };
@@ -25,7 +25,8 @@ export type Decision =
   /** It can't be applied, now or later: a dead letter, with its reason. */
   | { kind: 'refused'; code: ErrorCode; why: string };
 
-type Translation =
+/** What an input comes to before anything is applied. */
+export type Translation =
   { cause: CauseEvent } | { ignored: string } | { refused: ErrorCode; why: string };
 
 /** Inputs held back for one saga beyond which more are refused (dead letters, to be redriven). */
@@ -242,215 +243,6 @@ function dueCause(due: Due): CauseEvent {
         },
         retryable: true,
       };
-  }
-}
-
-function translateReply(definition: AnyDefinition, state: SagaState, body: ReplyBody): Translation {
-  const step = state.steps[stepIdOf(body.commandId)];
-  const n = Number(stepIdOf(body.commandId).split('.')[1]);
-  if (!body.commandId.startsWith(`${state.sagaId}.`) || n > state.stepCount) {
-    return {
-      refused: 'COMMAND_UNKNOWN',
-      why: `Saga ${state.sagaId} never sent the command ${body.commandId}.`,
-    };
-  }
-  if (step === undefined) return { ignored: 'the step is closed' };
-  const found = findCall(state, body.commandId);
-  switch (opOf(body.commandId)) {
-    case 'do':
-      if (found !== undefined) return doReply(definition, state, found.step.step, found.call, body);
-      return step.settle === undefined
-        ? { ignored: 'the step is closed' }
-        : lateReply(step.settle.commandId, body);
-    case 'settle':
-      return found === undefined
-        ? { ignored: 'the settlement is closed' }
-        : settleReply(found.call, body);
-    case 'compensate':
-      return found === undefined
-        ? { ignored: 'the compensation is closed' }
-        : compensateReply(found.call, body);
-  }
-}
-
-type CallView = { commandId: string; status: string; attempt: number };
-
-function doReply(
-  definition: AnyDefinition,
-  state: SagaState,
-  stepName: string,
-  call: CallView,
-  body: ReplyBody,
-): Translation {
-  const { commandId, attempt } = body;
-  const isCurrent = call.status === 'open' && attempt === call.attempt;
-  if (isDeferredAnswer(state, commandId)) return { ignored: 'an answer is held back already' };
-  switch (body.outcome) {
-    case 'succeeded': {
-      const output = fitOutput(definition, stepName, body.output);
-      if ('output' in output)
-        return { cause: { type: 'StepSucceeded', commandId, attempt, output: output.output } };
-      const failure = { code: 'OUTPUT_INVALID', message: output.misfit };
-      if (call.status !== 'open' && call.status !== 'pending')
-        return { ignored: 'an answer that does not fit, to a call that waits' };
-      return {
-        cause: { type: 'StepFailed', commandId, attempt: call.attempt, failure, retryable: false },
-      };
-    }
-    case 'rejected':
-      return {
-        cause: { type: 'StepRejected', commandId, attempt, failure: asFailure(body.failure) },
-      };
-    case 'failed':
-      if (!isCurrent && !(call.status === 'pending' && attempt >= call.attempt))
-        return { ignored: 'a failure of an earlier attempt' };
-      return {
-        cause: {
-          type: 'StepFailed',
-          commandId,
-          attempt: call.attempt,
-          failure: asFailure(body.failure),
-          retryable: body.retryable,
-        },
-      };
-    case 'pending':
-      return isCurrent
-        ? { cause: { type: 'StepPending', commandId, attempt } }
-        : { ignored: 'not awaited' };
-    case 'heartbeat':
-      if (!isCurrent || state.steps[commandId]?.heartbeatDueAt === undefined)
-        return { ignored: 'no heartbeat is awaited' };
-      return {
-        cause: {
-          type: 'StepHeartbeat',
-          commandId,
-          attempt,
-          ...(body.details === undefined ? {} : { details: body.details }),
-        },
-      };
-    case 'neverRan':
-    case 'superseded':
-      return { ignored: 'no answer to a step' };
-  }
-}
-
-function isDeferredAnswer(state: SagaState, commandId: string): boolean {
-  return state.deferred.some(
-    (cause) =>
-      (cause.type === 'StepSucceeded' || cause.type === 'StepRejected') &&
-      cause.commandId === commandId &&
-      reviewDeferred(state, cause) !== null,
-  );
-}
-
-/** An answer to a step that was given up and is being settled: as good as the settlement's own. */
-function lateReply(settlementId: string, body: ReplyBody): Translation {
-  if (body.outcome === 'succeeded') {
-    return {
-      cause: {
-        type: 'StepSettled',
-        commandId: settlementId,
-        settlement: { outcome: 'succeeded', output: body.output },
-      },
-    };
-  }
-  if (body.outcome === 'rejected') {
-    return {
-      cause: {
-        type: 'StepSettled',
-        commandId: settlementId,
-        settlement: { outcome: 'rejected', failure: asFailure(body.failure) },
-      },
-    };
-  }
-  return { ignored: 'the step is being settled' };
-}
-
-function settleReply(call: CallView, body: ReplyBody): Translation {
-  const { commandId, attempt } = body;
-  switch (body.outcome) {
-    case 'succeeded':
-    case 'rejected':
-      return lateReply(commandId, body);
-    case 'neverRan':
-    case 'superseded':
-      return { cause: { type: 'StepSettled', commandId, settlement: { outcome: 'neverRan' } } };
-    case 'failed':
-    case 'pending': {
-      if (call.status !== 'open' || attempt !== call.attempt)
-        return { ignored: 'a failure of an earlier attempt' };
-      const failure =
-        body.outcome === 'failed'
-          ? asFailure(body.failure)
-          : { code: 'STILL_PENDING', message: '' };
-      const retryable = body.outcome === 'pending' || body.retryable;
-      return { cause: { type: 'SettlementFailed', commandId, attempt, failure, retryable } };
-    }
-    case 'heartbeat':
-      return { ignored: 'no heartbeat is awaited' };
-  }
-}
-
-function compensateReply(call: CallView, body: ReplyBody): Translation {
-  const { commandId, attempt } = body;
-  const isCurrent = call.status === 'open' && attempt === call.attempt;
-  switch (body.outcome) {
-    case 'succeeded':
-    // Nothing to take back: the barrier saw that the step never ran.
-    case 'neverRan':
-      return {
-        cause: {
-          type: 'CompensationSucceeded',
-          commandId,
-          attempt,
-          output: body.outcome === 'succeeded' ? body.output : null,
-        },
-      };
-    case 'rejected':
-    case 'failed': {
-      if (!isCurrent && call.status !== 'pending')
-        return { ignored: 'a failure of an earlier attempt' };
-      // A compensation has no business "no" (SEMANTICS 4.2): it is tried again like any failure.
-      const retryable = body.outcome === 'rejected' || body.retryable;
-      return {
-        cause: {
-          type: 'CompensationFailed',
-          commandId,
-          attempt: call.attempt,
-          failure: asFailure(body.failure),
-          retryable,
-        },
-      };
-    }
-    case 'pending':
-      return isCurrent
-        ? { cause: { type: 'StepPending', commandId, attempt } }
-        : { ignored: 'not awaited' };
-    case 'heartbeat':
-    case 'superseded':
-      return { ignored: 'no answer to a compensation' };
-  }
-}
-
-function asFailure(failure: { code: string; message: string; data?: Json | undefined }): Failure {
-  const { code, message, data } = failure;
-  return data === undefined ? { code, message } : { code, message, data };
-}
-
-function fitOutput(
-  definition: AnyDefinition,
-  stepName: string,
-  output: Json,
-): { output: Json } | { misfit: string } {
-  const spec = definition.actors.get(stepName);
-  if (spec?.kind !== 'step') return { output };
-  const parsed = spec.contract.output.safeParse(output);
-  if (!parsed.success)
-    return { misfit: `The answer does not fit ${spec.contract.name}: ${parsed.error.message}` };
-  try {
-    return { output: toJson(parsed.data, `The output of ${spec.contract.name}`) };
-  } catch (error) {
-    return { misfit: (error as Error).message };
   }
 }
 
