@@ -1,0 +1,199 @@
+/**
+ * The parts that a process can run: engine, workers, API; each started on connections, each with a drain.
+ */
+import { pathToFileURL } from 'node:url';
+import { resolve } from 'node:path';
+import { createApi } from '../api/server.ts';
+import { definitions as exampleDefinitions } from '../definitions/index.ts';
+import type { AnyDefinition } from '../engine/core/define.ts';
+import { SagaxError } from '../engine/core/errors.ts';
+import { createPool } from '../engine/postgres/index.ts';
+import { createEngine, type Engine } from '../engine/runtime/engine.ts';
+import { createSnowflakes } from '../engine/runtime/snowflake.ts';
+import { createWorker, postgresStore } from '../workers/index.ts';
+import { exampleServices } from '../workers/services/index.ts';
+import type { Closers, Connections } from './connect.ts';
+
+/** How often partitions are made ahead and old ones dropped. */
+const MAINTENANCE_MS = 3_600_000;
+
+/** @throws SagaxError CONFIG_INVALID when the module can't be used */
+export async function loadDefinitions(path: string | undefined): Promise<readonly AnyDefinition[]> {
+  if (path === undefined) return exampleDefinitions;
+  let module: { definitions?: unknown };
+  try {
+    module = (await import(pathToFileURL(resolve(path)).href)) as { definitions?: unknown };
+  } catch (error) {
+    throw new SagaxError(
+      'CONFIG_INVALID',
+      `SAGAX_DEFINITIONS=${path} can't be loaded: ${(error as Error).message}`,
+      { cause: error },
+    );
+  }
+  const found = module.definitions;
+  const fits =
+    Array.isArray(found) &&
+    found.length > 0 &&
+    found.every((one: unknown) => (one as { kind?: unknown } | null)?.kind === 'sagax.definition');
+  if (!fits) {
+    throw new SagaxError(
+      'CONFIG_INVALID',
+      `SAGAX_DEFINITIONS=${path} must export \`definitions\`, a non-empty array of what defineSaga() returns.`,
+    );
+  }
+  return found as AnyDefinition[];
+}
+
+export async function startEngine(
+  connections: Connections,
+  definitions: readonly AnyDefinition[],
+  closers: Closers,
+): Promise<Engine> {
+  const { settings, postgres, bus, telemetry, owner } = connections;
+  const engine = createEngine({
+    definitions,
+    eventLog: postgres.eventLog,
+    shardLeases: postgres.shardLeases,
+    bus,
+    clock: postgres.clock,
+    topology: {
+      topicPrefix: settings.SAGAX_TOPIC_PREFIX,
+      commandPartitions: settings.SAGAX_COMMAND_PARTITIONS,
+    },
+    owner,
+    telemetry: telemetry.telemetry,
+    leaseTtlMs: settings.SAGAX_SHARD_LEASE_MS,
+    cacheCapacity: settings.SAGAX_CACHE_SAGAS,
+  });
+  await engine.start();
+  closers.add(() => engine.drain());
+  telemetry.gauge('shards_held', 'Shards that this node holds.', () => engine.shards().length);
+  telemetry.gauge('cached_sagas', 'Live sagas in memory.', () =>
+    engine.shards().reduce((sum, shard) => sum + shard.cachedSagas, 0),
+  );
+  keepMaintained(connections, closers);
+  return engine;
+}
+
+/** Partitions ahead, retention; any number of nodes may do it. */
+function keepMaintained({ postgres, settings, telemetry }: Connections, closers: Closers): void {
+  const stop = new AbortController();
+  const days = settings.SAGAX_RETENTION_DAYS;
+  const run = async (): Promise<void> => {
+    while (!stop.signal.aborted) {
+      try {
+        await postgres.maintain(days === undefined ? {} : { retentionMs: days * 86_400_000 });
+      } catch (error) {
+        telemetry.log.warn({ err: error }, 'maintenance failed; it is tried again');
+      }
+      await postgres.clock.sleep(MAINTENANCE_MS, stop.signal);
+    }
+  };
+  const running = run();
+  closers.add(() => {
+    stop.abort();
+    return running;
+  });
+}
+
+/** Starts workers for the example services that are named, or for all. */
+export async function startWorkers(
+  connections: Connections,
+  wanted: readonly string[] | undefined,
+  closers: Closers,
+): Promise<string[]> {
+  const { settings, bus, postgres, telemetry } = connections;
+  const services = exampleServices.filter(
+    ({ service }) => wanted === undefined || wanted.includes(service),
+  );
+  const missing = (wanted ?? []).filter(
+    (name) => !exampleServices.some(({ service }) => service === name),
+  );
+  if (missing.length > 0) {
+    const known = exampleServices.map(({ service }) => service).join(', ');
+    throw new SagaxError(
+      'CONFIG_INVALID',
+      `SAGAX_SERVICES names ${missing.join(', ')}; there are: ${known}.`,
+    );
+  }
+  const pool = createPool({
+    url: settings.SAGAX_PARTICIPANT_DATABASE_URL ?? connections.databaseUrl,
+    applicationName: `${connections.owner}-participants`.slice(0, 63),
+    max: Math.max(4, Math.min(settings.SAGAX_WORKER_CONCURRENCY + 4, 20)),
+    onIdleError: (error) =>
+      telemetry.log.warn({ err: error }, 'an idle participant connection died; it is replaced'),
+  });
+  closers.add(() => pool.end());
+  for (const service of services) await service.migrate(pool);
+  const workers = services.map((service) =>
+    createWorker({
+      service: service.service,
+      handlers: service.handlers({ outside: pool }),
+      store: postgresStore({ pool, schema: service.schema }),
+      bus,
+      clock: postgres.clock,
+      topicPrefix: settings.SAGAX_TOPIC_PREFIX,
+      commandPartitions: settings.SAGAX_COMMAND_PARTITIONS,
+      concurrency: settings.SAGAX_WORKER_CONCURRENCY,
+      group: `${settings.SAGAX_TOPIC_PREFIX}.${service.service}`,
+      log: telemetry.log,
+      metrics: telemetry.workerMetrics,
+    }),
+  );
+  closers.add(() => Promise.all(workers.map((worker) => worker.drain(settings.SAGAX_DRAIN_MS))));
+  await Promise.all(workers.map((worker) => worker.start()));
+  return services.map(({ service }) => service);
+}
+
+/** @returns the URL that it listens on. @throws SagaxError PORT_TAKEN */
+export async function startApi(
+  connections: Connections,
+  definitions: readonly AnyDefinition[],
+  closers: Closers,
+): Promise<string> {
+  const { settings, postgres, bus, telemetry, owner } = connections;
+  const ids = await createSnowflakes(
+    postgres.nodeIds,
+    postgres.clock,
+    owner,
+    settings.SAGAX_NODE_LEASE_MS,
+  );
+  closers.add(() => ids.close());
+  const api = await createApi(
+    {
+      bus,
+      reader: postgres.reader,
+      startKeys: postgres.startKeys,
+      deadLetters: postgres.deadLetters,
+      ids,
+      clock: postgres.clock,
+      definitions,
+      topology: {
+        topicPrefix: settings.SAGAX_TOPIC_PREFIX,
+        shards: postgres.shardLeases.shardCount,
+        ...(settings.SAGAX_NAMESPACES === undefined
+          ? {}
+          : { namespaces: settings.SAGAX_NAMESPACES }),
+      },
+      metrics: telemetry.registry,
+    },
+    { processMetrics: true },
+  );
+  // The inbox must be there before the first start is accepted, whoever comes up first.
+  await bus.ensureTopics([
+    { topic: `${settings.SAGAX_TOPIC_PREFIX}.inbox`, partitions: postgres.shardLeases.shardCount },
+  ]);
+  try {
+    const address = await api.listen({ host: settings.SAGAX_HOST, port: settings.SAGAX_PORT });
+    closers.add(() => api.close());
+    return address;
+  } catch (error) {
+    await api.close();
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+    throw new SagaxError(
+      'PORT_TAKEN',
+      `Port ${settings.SAGAX_PORT} on ${settings.SAGAX_HOST} is in use. Stop what listens there, or choose another: SAGAX_PORT=8081 npm start (0 takes a free one).`,
+      { cause: error },
+    );
+  }
+}
