@@ -122,7 +122,7 @@ export function retryNow(turn: Turn, step: StepState, call: Call): void {
   call.attempt += 1;
   call.status = 'open';
   delete call.retryAt;
-  if (op === 'do' && step.heartbeatDueAt !== undefined && spec.heartbeatTimeoutMs !== null) {
+  if (op === 'do' && spec.heartbeatTimeoutMs !== null) {
     step.heartbeatDueAt = Math.ceil(turn.now + spec.heartbeatTimeoutMs);
   }
   const input: Json =

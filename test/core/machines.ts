@@ -1,0 +1,96 @@
+/**
+ * Building blocks for the machines of the core's tests: contracts and steps by name, and `define`, which lets a
+ * test write a machine without the types that an author's definition has.
+ */
+import type { AnyStateMachine } from 'xstate';
+import { z } from 'zod';
+import type { AnyDefinition } from '../../engine/core/define.ts';
+import {
+  command,
+  compensatable,
+  compensateAll,
+  defineSaga,
+  pivot,
+  readOnly,
+  retriable,
+  type RetryOptions,
+  type SignalSchemas,
+  type StepOptions,
+} from '../../engine/core/index.ts';
+
+const loose = z.looseObject({});
+
+export const doing = (name: string) =>
+  command(`svc.do-${name}`, { input: loose, output: loose, rejections: { No: loose } });
+export const undoing = (name: string) =>
+  command(`svc.undo-${name}`, { input: loose, output: loose });
+export const telling = (name: string) =>
+  command(`svc.tell-${name}`, { input: loose, output: loose });
+
+/** Three attempts, 100 ms and 200 ms apart (with jitter: half of it to all of it). */
+export const hasty: RetryOptions = { maxAttempts: 3, initialInterval: 100, maxInterval: 1_000 };
+
+export function undoable(name: string, options: StepOptions = {}) {
+  return compensatable(doing(name), {
+    retry: hasty,
+    ...options,
+    compensateWith: undoing(name),
+    compensation: ({ input, output }) => ({ input, output }),
+    compensationRetry: hasty,
+  });
+}
+export const decisive = (name: string, options: StepOptions = {}) =>
+  pivot(doing(name), { retry: hasty, ...options });
+export const lasting = (name: string, options: StepOptions = {}) =>
+  retriable(telling(name), { retry: hasty, ...options });
+export const reading = (name: string, options: StepOptions = {}) =>
+  readOnly(doing(name), { retry: hasty, ...options });
+
+/** The actors that most machines here use: a, b, c, d can be undone; p is a pivot; r, s last; q reads; back compensates. */
+export const actors = {
+  a: undoable('a'),
+  b: undoable('b'),
+  c: undoable('c'),
+  d: undoable('d'),
+  p: decisive('p'),
+  r: lasting('r'),
+  s: lasting('s'),
+  q: reading('q'),
+  back: compensateAll(),
+};
+
+export interface DefineOptions {
+  name?: string;
+  version?: number;
+  signals?: SignalSchemas;
+}
+
+/** `defineSaga` for a machine whose types don't matter to the test. */
+export function define(machine: unknown, options: DefineOptions = {}): AnyDefinition {
+  return defineSaga({
+    name: options.name ?? 'tested',
+    version: options.version ?? 1,
+    machine: machine as AnyStateMachine,
+    input: z.any(),
+    signals: options.signals ?? {},
+  } as never) as AnyDefinition;
+}
+
+/** A state that runs one step: on to `done`, or to `failed` with the error kept in the context. */
+export function doStep(src: string, done: string, failed?: string): object {
+  return {
+    invoke: {
+      src,
+      input: { step: src },
+      onDone: done,
+      ...(failed === undefined ? {} : { onError: failed }),
+    },
+  };
+}
+
+/** `undoing` and the two ends that most machines share. */
+export const ends = {
+  undoing: { invoke: { src: 'back', onDone: 'undone' } },
+  done: { type: 'final' },
+  undone: { type: 'final' },
+} as const;
