@@ -14,7 +14,11 @@ import type { SagaState } from './state.ts';
 import type { ReplyBody } from './wire.ts';
 
 /** @param body a reply that names this saga or claims to */
-export function translateReply(definition: AnyDefinition, state: SagaState, body: ReplyBody): Translation {
+export function translateReply(
+  definition: AnyDefinition,
+  state: SagaState,
+  body: ReplyBody,
+): Translation {
   const step = state.steps[stepIdOf(body.commandId)];
   const n = Number(stepIdOf(body.commandId).split('.')[1]);
   if (!body.commandId.startsWith(`${state.sagaId}.`) || n > state.stepCount) {
@@ -67,6 +71,7 @@ function doReply(
       };
     }
     case 'rejected':
+      if (call.status === 'stuck') return { ignored: 'a person has to look at it already' };
       return {
         cause: { type: 'StepRejected', commandId, attempt, failure: asFailure(body.failure) },
       };
@@ -222,4 +227,3 @@ function fitOutput(
     return { misfit: (error as Error).message };
   }
 }
-
