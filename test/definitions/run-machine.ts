@@ -69,9 +69,8 @@ function fake(src: string, asked: Asked[]) {
           src,
           input,
           give: resolve,
-          reject: (code, data) =>
-            reject({ kind: 'rejected', code, message: `${code}.`, data } as never),
-          fail: (kind, code) => reject({ kind, code, message: `${code}.` } as never),
+          reject: (code, data) => reject({ kind: 'rejected', code, message: `${code}.`, data }),
+          fail: (kind, code) => reject({ kind, code, message: `${code}.` }),
         });
       }),
   );

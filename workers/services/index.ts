@@ -10,7 +10,7 @@ import { payments } from './payments/service.ts';
 import type { ExampleService } from './service.ts';
 import { shipping } from './shipping/service.ts';
 
-export type { ExampleService, ServiceDeps } from './service.ts';
+export type { ExampleService } from './service.ts';
 export type { Sql } from './sql.ts';
 
 export const exampleServices: readonly ExampleService[] = [

@@ -232,12 +232,11 @@ describe('a trip', () => {
       output: { outcome: 'cancelled', reason: { code } },
     });
     const left = (await bookings(input.tripId)) as { [part: string]: string | null };
+    // A part that the saga left before its command came never ran, and never will. Once the money is
+    // asked for, all of them ran.
+    const others = refused === 'none' ? ['cancelled'] : ['cancelled', null];
     for (const [part, state] of Object.entries(left)) {
-      // A part that the saga left before its command came never ran, and never will.
-      expect(part === refused ? [null] : [null, 'cancelled'], part).toContain(state);
-    }
-    if (refused === 'none') {
-      expect(left).toEqual({ flight: 'cancelled', hotel: 'cancelled', car: 'cancelled' });
+      expect(part === refused ? [null] : others, part).toContain(state);
     }
     const told = examples.history(sagaId).filter(({ type }) => type === 'DomainEventEmitted');
     expect(told).toEqual([]);
