@@ -8,8 +8,9 @@ import { opOf, stepIdOf } from './calls.ts';
 import { findCall, reviewDeferred } from './causes.ts';
 import type { Translation } from './decide.ts';
 import type { AnyDefinition } from './define.ts';
-import type { Failure } from './events.ts';
-import { toJson, type Json } from './json.ts';
+import type { Failure, Settlement } from './events.ts';
+import { fit } from './fit.ts';
+import type { Json } from './json.ts';
 import type { SagaState } from './state.ts';
 import type { ReplyBody } from './wire.ts';
 
@@ -34,11 +35,11 @@ export function translateReply(
       if (found !== undefined) return doReply(definition, state, found.step.step, found.call, body);
       return step.settle === undefined
         ? { ignored: 'the step is closed' }
-        : lateReply(step.settle.commandId, body);
+        : lateReply(definition, step.step, step.settle.commandId, body);
     case 'settle':
       return found === undefined
         ? { ignored: 'the settlement is closed' }
-        : settleReply(found.call, body);
+        : settleReply(definition, found.step.step, found.call, body);
     case 'compensate':
       return found === undefined
         ? { ignored: 'the compensation is closed' }
@@ -61,8 +62,8 @@ function doReply(
   switch (body.outcome) {
     case 'succeeded': {
       const output = fitOutput(definition, stepName, body.output);
-      if ('output' in output)
-        return { cause: { type: 'StepSucceeded', commandId, attempt, output: output.output } };
+      if ('data' in output)
+        return { cause: { type: 'StepSucceeded', commandId, attempt, output: output.data } };
       const failure = { code: 'OUTPUT_INVALID', message: output.misfit };
       if (call.status !== 'open' && call.status !== 'pending')
         return { ignored: 'an answer that does not fit, to a call that waits' };
@@ -118,48 +119,54 @@ function isDeferredAnswer(state: SagaState, commandId: string): boolean {
 }
 
 /** An answer to a step that was given up and is being settled: as good as the settlement's own. */
-function lateReply(settlementId: string, body: ReplyBody): Translation {
+function lateReply(
+  definition: AnyDefinition,
+  stepName: string,
+  settlementId: string,
+  body: ReplyBody,
+): Translation {
   if (body.outcome === 'succeeded') {
-    return {
-      cause: {
-        type: 'StepSettled',
-        commandId: settlementId,
-        settlement: { outcome: 'succeeded', output: body.output },
-      },
-    };
+    const output = fitOutput(definition, stepName, body.output);
+    if ('misfit' in output) return { ignored: `a late answer. ${output.misfit}` };
+    return settledAs(settlementId, { outcome: 'succeeded', output: output.data });
   }
   if (body.outcome === 'rejected') {
-    return {
-      cause: {
-        type: 'StepSettled',
-        commandId: settlementId,
-        settlement: { outcome: 'rejected', failure: asFailure(body.failure) },
-      },
-    };
+    return settledAs(settlementId, { outcome: 'rejected', failure: asFailure(body.failure) });
   }
   return { ignored: 'the step is being settled' };
 }
 
-function settleReply(call: CallView, body: ReplyBody): Translation {
+function settledAs(commandId: string, settlement: Settlement): Translation {
+  return { cause: { type: 'StepSettled', commandId, settlement } };
+}
+
+function settleReply(
+  definition: AnyDefinition,
+  stepName: string,
+  call: CallView,
+  body: ReplyBody,
+): Translation {
   const { commandId, attempt } = body;
+  const failed = (failure: Failure, retryable: boolean): Translation =>
+    call.status === 'open' && attempt === call.attempt
+      ? { cause: { type: 'SettlementFailed', commandId, attempt, failure, retryable } }
+      : { ignored: 'a failure of an earlier attempt' };
   switch (body.outcome) {
-    case 'succeeded':
+    case 'succeeded': {
+      const output = fitOutput(definition, stepName, body.output);
+      return 'data' in output
+        ? settledAs(commandId, { outcome: 'succeeded', output: output.data })
+        : failed({ code: 'OUTPUT_INVALID', message: output.misfit }, false);
+    }
     case 'rejected':
-      return lateReply(commandId, body);
+      return settledAs(commandId, { outcome: 'rejected', failure: asFailure(body.failure) });
     case 'neverRan':
     case 'superseded':
-      return { cause: { type: 'StepSettled', commandId, settlement: { outcome: 'neverRan' } } };
+      return settledAs(commandId, { outcome: 'neverRan' });
     case 'failed':
-    case 'pending': {
-      if (call.status !== 'open' || attempt !== call.attempt)
-        return { ignored: 'a failure of an earlier attempt' };
-      const failure =
-        body.outcome === 'failed'
-          ? asFailure(body.failure)
-          : { code: 'STILL_PENDING', message: '' };
-      const retryable = body.outcome === 'pending' || body.retryable;
-      return { cause: { type: 'SettlementFailed', commandId, attempt, failure, retryable } };
-    }
+      return failed(asFailure(body.failure), body.retryable);
+    case 'pending':
+      return failed({ code: 'STILL_PENDING', message: '' }, true);
     case 'heartbeat':
       return { ignored: 'no heartbeat is awaited' };
   }
@@ -215,15 +222,9 @@ function fitOutput(
   definition: AnyDefinition,
   stepName: string,
   output: Json,
-): { output: Json } | { misfit: string } {
+): { data: Json } | { misfit: string } {
   const spec = definition.actors.get(stepName);
-  if (spec?.kind !== 'step') return { output };
-  const parsed = spec.contract.output.safeParse(output);
-  if (!parsed.success)
-    return { misfit: `The answer does not fit ${spec.contract.name}: ${parsed.error.message}` };
-  try {
-    return { output: toJson(parsed.data, `The output of ${spec.contract.name}`) };
-  } catch (error) {
-    return { misfit: (error as Error).message };
-  }
+  return spec?.kind === 'step'
+    ? fit(spec.contract.output, output, `The answer to ${spec.contract.name}`)
+    : { data: output };
 }
