@@ -21,7 +21,10 @@ const PARTS: { [name: string]: { what: string; args: string[] } } = {
     what: 'lint, type-aware (oxlint)',
     args: ['node_modules/oxlint/bin/oxlint', '--format', 'unix', '.'],
   },
-  dead: { what: 'dead code (knip)', args: ['node_modules/knip/bin/knip.js', '--no-progress', '--no-config-hints'] },
+  dead: {
+    what: 'dead code (knip)',
+    args: ['node_modules/knip/bin/knip.js', '--no-progress', '--no-config-hints'],
+  },
   imports: { what: 'import rules (dependency-cruiser)', args: ['scripts/check-imports.ts'] },
   tidy: { what: 'headers, lengths, leftovers (tidy)', args: ['scripts/tidy.ts'] },
 };
