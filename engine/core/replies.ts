@@ -189,7 +189,7 @@ function compensateReply(call: CallView, body: ReplyBody): Translation {
       };
     case 'rejected':
     case 'failed': {
-      if (!isCurrent && call.status !== 'pending')
+      if (!isCurrent && !(call.status === 'pending' && attempt >= call.attempt))
         return { ignored: 'a failure of an earlier attempt' };
       // A compensation has no business "no" (SEMANTICS 4.2): it is tried again like any failure.
       const retryable = body.outcome === 'rejected' || body.retryable;

@@ -62,7 +62,8 @@ export const actors = {
 export interface DefineOptions {
   name?: string;
   version?: number;
-  signals?: SignalSchemas;
+  /** Signals whose payload may be any object; or schemas. */
+  signals?: readonly string[] | SignalSchemas;
 }
 
 /** `defineSaga` for a machine whose types don't matter to the test. */
@@ -72,8 +73,14 @@ export function define(machine: unknown, options: DefineOptions = {}): AnyDefini
     version: options.version ?? 1,
     machine: machine as AnyStateMachine,
     input: z.any(),
-    signals: options.signals ?? {},
+    signals: signalSchemas(options.signals ?? []),
   } as never) as AnyDefinition;
+}
+
+function signalSchemas(signals: readonly string[] | SignalSchemas): SignalSchemas {
+  return Array.isArray(signals)
+    ? Object.fromEntries((signals as string[]).map((name) => [name, loose]))
+    : (signals as SignalSchemas);
 }
 
 /** A state that runs one step: on to `done`, or to `failed` with the error kept in the context. */
