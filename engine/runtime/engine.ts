@@ -204,6 +204,12 @@ class EngineNode implements Engine {
   async #retake(number: number): Promise<Shard> {
     const isOwn = this.#unknown.delete(number);
     const shard = this.#assigned.has(number) ? await this.#open(number, isOwn) : null;
+    if (shard !== null && !this.#assigned.has(number)) {
+      // Taken away while it was being opened. Kept, it would be renewed for ever, and the new owner,
+      // who waits for a free lease, would never get it.
+      await this.#giveBack(number);
+      throw new FencedError(`Shard ${number} was taken away while it was being opened.`);
+    }
     if (shard === null) throw new FencedError(`Shard ${number} has another owner.`);
     return shard;
   }
