@@ -1,7 +1,7 @@
 /**
  * A bus, topics and workers around a store: what a worker test puts commands into and reads replies from.
  */
-import { MemoryBroker } from '../../../engine/memory/broker.ts';
+import { MemoryBroker, type BrokerOptions } from '../../../engine/memory/broker.ts';
 import { memoryBus } from '../../../engine/memory/bus.ts';
 import { PlainHost } from '../../../engine/memory/host.ts';
 import { replyBodySchema, type CommandBody, type ReplyBody } from '../../../engine/core/wire.ts';
@@ -43,8 +43,8 @@ export interface Bench {
   close(): Promise<void>;
 }
 
-export async function openBench(clock: Clock): Promise<Bench> {
-  const broker = new MemoryBroker();
+export async function openBench(clock: Clock, options: BrokerOptions = {}): Promise<Bench> {
+  const broker = new MemoryBroker(options);
   broker.ensureTopics([{ topic: INBOX, partitions: PARTITIONS }]);
   broker.ensureTopics([{ topic: COMMANDS, partitions: PARTITIONS }]);
   const log = keptLog();
@@ -57,14 +57,17 @@ export async function openBench(clock: Clock): Promise<Bench> {
   };
   const workers: Worker[] = [];
   let watchers: (() => void)[] = [];
-  const told = (): void => {
+  const [answers, beats]: [ReplyBody[], ReplyBody[]] = [[], []];
+  const told = (messages: readonly BusMessage[]): void => {
+    for (const message of messages) {
+      if (message.topic !== INBOX) continue;
+      const reply = replyBodySchema.parse(JSON.parse(message.value));
+      (reply.outcome === 'heartbeat' ? beats : answers).push(reply);
+    }
     const woken = watchers;
     watchers = [];
     for (const watcher of woken) watcher();
   };
-  const all = (): ReplyBody[] =>
-    broker.record(INBOX).map((message) => replyBodySchema.parse(JSON.parse(message.value ?? '')));
-  const answers = (): ReplyBody[] => all().filter((reply) => reply.outcome !== 'heartbeat');
   const published = (): Promise<void> => new Promise((resolve) => watchers.push(resolve));
   return {
     broker,
@@ -92,17 +95,17 @@ export async function openBench(clock: Clock): Promise<Bench> {
     send: (...commands) => broker.append(commands.map((command) => messageFor(command))),
     sendRaw: (message) => broker.appendRaw(message),
     replies: async (count) => {
-      while (answers().length < count) await published();
-      return answers();
+      while (answers.length < count) await published();
+      return [...answers];
     },
     replyTo: async (commandId) => {
       for (;;) {
-        const reply = answers().find((one) => one.commandId === commandId);
+        const reply = answers.find((one) => one.commandId === commandId);
         if (reply !== undefined) return reply;
         await published();
       }
     },
-    heartbeats: () => all().filter((reply) => reply.outcome === 'heartbeat'),
+    heartbeats: () => beats,
     rawReplies: () => broker.record(INBOX),
     committed: (partition, group = 'sagax.shop') =>
       broker.committed(group, { topic: COMMANDS, partition }),
