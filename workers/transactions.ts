@@ -52,11 +52,12 @@ export async function inTransaction<Tx>(
   const scope = new RunScope(deps.clock, stop, deadlineAt);
   scope.abortAfter(
     deps.transactionTimeoutMs,
-    new CommandFailure(
-      'HANDLER_TIMEOUT',
-      `The handler held its transaction for ${deps.transactionTimeoutMs} ms and was rolled back; ` +
-        `long work belongs in an effect handler.`,
-    ),
+    () =>
+      new CommandFailure(
+        'HANDLER_TIMEOUT',
+        `The handler held its transaction for ${deps.transactionTimeoutMs} ms and was rolled back; ` +
+          `long work belongs in an effect handler.`,
+      ),
   );
   try {
     return await transact(deps, commandId, scope.signal, (barrier) => work(barrier, scope));
