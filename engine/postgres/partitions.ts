@@ -21,6 +21,7 @@ const MAX_WEEKS_PER_PASS = 60;
 const MAX_ROWS_MOVED = 50_000;
 /** Short, since everything behind a waiting ACCESS EXCLUSIVE lock waits too. The next pass tries again. */
 const DDL_LOCK_TIMEOUT_MS = 2_000;
+const LOCKED = 'the table was locked by a long transaction; the next pass tries again';
 /** Key of the advisory lock under which partitions are made and dropped: "parts" in ASCII. */
 const LOCK_KEY = 0x70_61_72_74_73;
 
@@ -113,7 +114,7 @@ async function createPartition(
     if (sqlState(error) !== '55P03') throw error;
     report.skipped.push({
       name,
-      reason: 'the table was locked by a long transaction; the next pass tries again',
+      reason: LOCKED,
     });
   }
 }
@@ -215,10 +216,19 @@ export async function dropOldPartitions(
 ): Promise<{ dropped: number[]; refused: OldPartition[] }> {
   const dropped: number[] = [];
   const refused: OldPartition[] = [];
-  for (const old of await listOldPartitions(pool, beforeMs)) {
-    const kept = await inTransaction(pool, (client) => dropWeek(client, old.weekMs));
-    if (kept === null) dropped.push(old.weekMs);
-    else refused.push({ ...old, refusal: kept });
+  try {
+    for (const old of await listOldPartitions(pool, beforeMs)) {
+      const kept = await inTransaction(pool, (client) => dropWeek(client, old.weekMs)).catch(
+        (error: unknown) => {
+          if (sqlState(error) === '55P03' || sqlState(error) === '40P01') return LOCKED;
+          throw error;
+        },
+      );
+      if (kept === null) dropped.push(old.weekMs);
+      else refused.push({ ...old, refusal: kept });
+    }
+  } catch (error) {
+    throw mapError(error, 'repeatable');
   }
   return { dropped, refused };
 }

@@ -131,7 +131,8 @@ export async function retryConflicts<T>(work: () => Promise<T>): Promise<T> {
 export function sqlState(error: unknown): string | null {
   if (error instanceof SagaxError) return sqlState(error.cause);
   const code = (error as { code?: unknown } | null | undefined)?.code;
-  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
+  // Every SQLSTATE has a digit; without asking for one, EPIPE and EPERM would pass for one.
+  return typeof code === 'string' && /^(?=.*\d)[0-9A-Z]{5}$/.test(code) ? code : null;
 }
 
 const SOCKET_ERRORS: ReadonlySet<string> = new Set([
