@@ -88,7 +88,7 @@ const COMMON: { readonly [kind in 'plain' | 'read' | 'write']: readonly ErrorCod
 };
 /** Statuses of bodies, and of connections: the first only where a body is read, the second before any route. */
 const BODY_STATUSES: ReadonlySet<number> = new Set([413, 415, 422]);
-const CONNECTION_STATUSES: ReadonlySet<number> = new Set([414, 431]);
+const CONNECTION_STATUSES: ReadonlySet<number> = new Set([408, 414, 431]);
 
 type Answer =
   z.ZodType | { description: string; content: { [type: string]: { schema: z.ZodType } } };

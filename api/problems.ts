@@ -9,14 +9,17 @@ import type { FastifyError } from 'fastify';
 import type { z } from 'zod';
 import { ERRORS, SagaxError, type ErrorCode, type ErrorKind } from '../engine/core/errors.ts';
 
-/** Status of a kind. `terminal` codes are found in a saga's events, never as the answer to a request. */
+/**
+ * Status of a kind. `terminal` codes are found in a saga's events; `definition` and `config` ones stop a process
+ * before it serves: they are never the answer to a request.
+ */
 const STATUS_OF_KIND: { readonly [kind in ErrorKind | 'terminal']: readonly number[] } = {
   invalid: [422],
   notFound: [404],
   conflict: [409],
   retryable: [503],
-  definition: [500],
-  config: [500],
+  definition: [],
+  config: [],
   bug: [500],
   denied: [403],
   terminal: [],
@@ -24,17 +27,16 @@ const STATUS_OF_KIND: { readonly [kind in ErrorKind | 'terminal']: readonly numb
 
 /** Codes whose status differs from their kind's; the first is the usual one. */
 const STATUS_OF_CODE: { readonly [code in ErrorCode]?: readonly number[] } = {
-  /** 400: a path, query or header value, or text that is not JSON. 415: not `application/json`. */
-  INPUT_INVALID: [422, 400, 415],
+  /** 400: a path, query or header value, or text that is not JSON. 408: came too slowly. 415: not `application/json`. */
+  INPUT_INVALID: [422, 400, 408, 415],
   /** 400: unsafe keys, texts or depth. 413: size. 414 and 431: address and headers. */
   PAYLOAD_REFUSED: [400, 413, 414, 431],
   CURSOR_INVALID: [400],
-  // Known only inside: what a step met, or what a node or a process meets when it starts.
+  /** A definition's schema gave what JSON can't carry: the author's to mend, not the caller's. */
+  NOT_JSON: [500],
+  // Known only inside: what a step met, what a shard's owner meets, what is parked as a dead letter.
   STEP_TIMED_OUT: [],
-  SCHEMA_NEWER: [],
-  PORT_TAKEN: [],
-  DATA_FOLDER_LOCKED: [],
-  CONFIG_INVALID: [],
+  FENCED: [],
   NODE_IDS_EXHAUSTED: [],
   MESSAGE_INVALID: [],
 };
@@ -110,7 +112,7 @@ export function invalid(part: string, error: z.core.$ZodError, status = 422): Ap
   );
 }
 
-/** Whatever was thrown, as an ApiError. `leaks` says that the original has to be logged. */
+/** Whatever was thrown, as an ApiError. `unexpected` says that the original has to be logged. */
 export function asApiError(error: unknown): { error: ApiError; unexpected: boolean } {
   if (error instanceof ApiError)
     return { error, unexpected: error.status >= 500 && error.kind === 'bug' };
@@ -125,7 +127,7 @@ export function asApiError(error: unknown): { error: ApiError; unexpected: boole
 
 function fromSagaxError(error: SagaxError): { error: ApiError; unexpected: boolean } {
   const kind = error.kind;
-  if (statusesOf(error.code).length === 0 || kind === 'bug' || kind === 'config') {
+  if (statusesOf(error.code).length === 0 || kind === 'bug') {
     return {
       error: new ApiError('INTERNAL', 'The request met a defect. Report it with the requestId.'),
       unexpected: true,

@@ -13,8 +13,12 @@ import { commandIdSchema, namespaceSchema, sagaIdSchema } from '../engine/core/w
 export const docs = z.registry<{ id?: string; description?: string }>();
 
 const MAX_BIGINT = 9_223_372_036_854_775_807n;
-/** The database keeps ids as bigint: a larger number can't be the id of anything. */
-const fitsBigint = (id: string): boolean => BigInt(/^\d+/.exec(id)?.[0] ?? '0') <= MAX_BIGINT;
+/**
+ * The database keeps ids as bigint: a larger number can't be the id of anything. Zod also asks when the pattern
+ * did not match, so this takes any text.
+ */
+export const fitsBigint = (id: string): boolean =>
+  BigInt(/^\d+/.exec(id)?.[0] ?? '0') <= MAX_BIGINT;
 
 export const sagaId = sagaIdSchema
   .refine(fitsBigint, 'an id below 2^63')

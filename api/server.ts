@@ -7,6 +7,7 @@
  */
 import fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import { Catalog } from './catalog.ts';
+import { answerClientError } from './client-errors.ts';
 import { scopeOf, type App, type Context } from './context.ts';
 import { resolveOptions, type ApiDeps, type ApiOptions } from './deps.ts';
 import { Inbox } from './inbox.ts';
@@ -104,6 +105,7 @@ function createServer(options: ApiOptions): App {
     },
     // Failures before routing (a badly encoded address) get the same kind of answer.
     frameworkErrors: sendProblem,
+    clientErrorHandler: answerClientError,
     return503OnClosing: true,
   }) as unknown as App;
 }

@@ -14,7 +14,7 @@ const CUT_AT_BYTES = 64 * 1024;
 const letterId = z
   .string()
   .regex(/^[1-9][0-9]{0,18}$/, 'the id of a dead letter')
-  .refine((id) => BigInt(id) < 2n ** 63n, 'an id below 2^63');
+  .refine(shape.fitsBigint, 'an id below 2^63');
 const flag = z.enum(['true', 'false']).default('false');
 
 export function operationRoutes(app: App, context: Context): void {

@@ -1,0 +1,237 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import type { OutgoingHttpHeaders } from 'node:http';
+import { composeSnowflake } from '../../engine/core/ids.ts';
+import { beginning, openApi, type TestApi } from './support.ts';
+
+/**
+ * Whatever comes, the border answers with a status below 500, a refusal is a problem document with a code, and
+ * nothing that it put into the inbox is refused by the shard's own check.
+ */
+const RUNNING = composeSnowflake(Date.UTC(2025, 5, 1), 1, 1);
+const ENDED = composeSnowflake(Date.UTC(2025, 5, 1), 1, 2);
+const RUNS = Number(process.env['FUZZ_RUNS'] ?? 1_500);
+
+async function seeded(): Promise<TestApi> {
+  const api = await openApi({ options: { visibilityWaitMs: 1 } });
+  api.log(RUNNING, ...beginning(RUNNING));
+  api.log(ENDED, ...beginning(ENDED), { type: 'SagaCompleted', output: null });
+  api.become({ sagaId: ENDED, status: 'completed', endedAt: 1 });
+  return api;
+}
+
+async function probe(
+  api: TestApi,
+  request: {
+    method: 'GET' | 'POST' | 'PUT' | 'DELETE';
+    url: string;
+    payload?: string;
+    headers?: OutgoingHttpHeaders;
+  },
+): Promise<void> {
+  const response = await api.app.inject(request);
+  const shown = `${request.method} ${request.url} ${request.payload ?? ''} -> ${response.body.slice(0, 300)}`;
+  expect(response.statusCode, shown).toBeLessThan(500);
+  if (response.statusCode >= 400) {
+    expect(response.headers['content-type'], shown).toContain('application/problem+json');
+    expect(response.json(), shown).toMatchObject({
+      status: response.statusCode,
+      code: expect.any(String),
+    });
+  }
+}
+
+const text = fc.oneof(
+  fc.string({ unit: 'binary', maxLength: 40 }),
+  fc.constantFrom(
+    '',
+    '\0',
+    '\ud800',
+    '__proto__',
+    'constructor',
+    '../..',
+    '%00',
+    "' OR 1=1 --",
+    '9'.repeat(30),
+  ),
+);
+const id = fc.oneof(
+  fc.constantFrom(
+    RUNNING,
+    ENDED,
+    '1',
+    '0',
+    '-1',
+    '9223372036854775807',
+    '9223372036854775808',
+    '1e9',
+    '٣',
+  ),
+  text,
+);
+const segment = fc.oneof(
+  id,
+  id.map((value) => `${value}.1`),
+  fc.constantFrom(
+    'sagas',
+    'batch',
+    'commands',
+    'definitions',
+    'visit',
+    'dead-letters',
+    'shards',
+    'namespaces',
+    'history',
+    'result',
+    'signals',
+    'approve',
+    'cancel',
+    'pause',
+    'retry',
+    'resolve',
+    'complete',
+    'versions',
+    'default',
+  ),
+);
+/** Percent-encoded where it can be; what can't be encoded is sent as it is. */
+const encode = (value: string): string => {
+  try {
+    return encodeURIComponent(value);
+  } catch {
+    return encodeURI(value.toWellFormed());
+  }
+};
+const query = fc.array(
+  fc.tuple(
+    fc.oneof(
+      text,
+      fc.constantFrom(
+        'limit',
+        'cursor',
+        'wait',
+        'after',
+        'status',
+        'definition',
+        'attribute.x',
+        'startedFrom',
+        'format',
+        'version',
+      ),
+    ),
+    fc.oneof(
+      text,
+      fc.constantFrom(
+        '1',
+        '-1',
+        'NaN',
+        'Infinity',
+        '1e400',
+        '2026-01-01T00:00:00Z',
+        'running',
+        'mermaid',
+      ),
+    ),
+  ),
+  { maxLength: 4 },
+);
+const json = fc.jsonValue({ depthSize: 'small' });
+
+describe('fuzz', () => {
+  it(`answers ${RUNS} random paths and queries below 500`, async () => {
+    const api = await seeded();
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom('GET' as const, 'POST' as const, 'PUT' as const, 'DELETE' as const),
+        fc.array(segment, { minLength: 1, maxLength: 5 }),
+        query,
+        async (method, segments, pairs) => {
+          // A long poll that waits is no failure, but would make the run slow.
+          const kept = pairs.filter(([name]) => name !== 'wait');
+          const search = kept.map(([name, value]) => `${encode(name)}=${encode(value)}`).join('&');
+          const path = segments.map(encode).join('/');
+          // The stream of a living saga would not end.
+          if (path.endsWith('history/stream')) return;
+          await probe(api, { method, url: `/v1/${path}?${search}` });
+        },
+      ),
+      { numRuns: RUNS },
+    );
+  });
+
+  it(`answers ${RUNS} random bodies on every route that takes one below 500`, async () => {
+    const api = await seeded();
+    const known = fc.record(
+      {
+        definition: fc.oneof(fc.constant('visit'), text, json),
+        version: fc.oneof(fc.constantFrom(1, 2, 0, -1, 1.5, 1e300), json),
+        input: fc.oneof(
+          fc.record({ city: text, cents: fc.oneof(fc.integer(), fc.double()), note: json }),
+          json,
+        ),
+        businessKey: fc.oneof(text, json),
+        attributes: fc.oneof(
+          fc.dictionary(text, fc.oneof(text, fc.double(), fc.boolean(), json)),
+          json,
+        ),
+        idempotencyKey: fc.oneof(text, json),
+        outcome: fc.oneof(fc.constantFrom('succeeded', 'rejected', 'failed', 'pending'), json),
+        output: fc.oneof(fc.record({ seat: text }), json),
+        failure: fc.oneof(
+          fc.record({ code: fc.oneof(text, fc.constant('SoldOut')), message: text, data: json }),
+          json,
+        ),
+        reason: fc.oneof(text, json),
+        by: fc.oneof(text, json),
+      },
+      { requiredKeys: [] },
+    );
+    const some = fc.oneof(
+      known,
+      fc.record({ items: fc.oneof(fc.array(known, { maxLength: 5 }), json) }),
+      json,
+    );
+    const body = fc.oneof(
+      some.map((value) => JSON.stringify(value)),
+      fc.string({ unit: 'binary' }),
+    );
+    const route = fc.constantFrom(
+      'sagas',
+      'sagas/batch',
+      `sagas/${RUNNING}/signals/approve`,
+      `sagas/${RUNNING}/cancel`,
+      `sagas/${RUNNING}/pause`,
+      `commands/${RUNNING}.1/retry`,
+      `commands/${RUNNING}.1/skip`,
+      `commands/${RUNNING}.1/resolve`,
+      `commands/${RUNNING}.1/complete`,
+      `commands/${RUNNING}.2/complete`,
+      `sagas/${ENDED}/resume`,
+      'dead-letters/1/redrive',
+    );
+    const header = fc.oneof(
+      fc.constantFrom('k1', 'wait=0', 'wait=99999999', '00-00-00-00'),
+      fc.string({ maxLength: 30 }),
+    );
+    const headers = fc.record(
+      { 'idempotency-key': header, traceparent: header, 'x-request-id': header },
+      { requiredKeys: [] },
+    );
+    await fc.assert(
+      fc.asyncProperty(route, body, headers, async (path, payload, given) => {
+        const type = { 'content-type': 'application/json' };
+        await probe(api, {
+          method: 'POST',
+          url: `/v1/${path}`,
+          payload,
+          headers: { ...given, ...type },
+        });
+      }),
+      { numRuns: RUNS },
+    );
+    const accepted = api.inbox();
+    // The run must get through to the inbox too, and all of it must be readable there.
+    expect(accepted.length).toBeGreaterThan(20);
+    expect(new Set(accepted.map(({ type }) => type)).size).toBeGreaterThanOrEqual(3);
+  });
+});
