@@ -6,11 +6,11 @@
  * Pure and synchronous: time comes in as an argument; ids are derived.
  */
 import { concernsMachine, findCall } from './causes.ts';
-import type { AnyDefinition } from './define.ts';
+import type { AnyDefinition, SignalSchemas } from './define.ts';
 import { DefinitionFault, ReplayDivergence, type ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts';
 import { evolve, nextDeferred, seenIdOf } from './evolve.ts';
-import { toJson } from './json.ts';
+import { fit } from './fit.ts';
 import { translateReply } from './replies.ts';
 import { earliestDue, isEnded, machineIsOpen, type Due, type SagaState } from './state.ts';
 import type { InboxInput } from './wire.ts';
@@ -29,10 +29,17 @@ export type Decision =
 export type Translation =
   { cause: CauseEvent } | { ignored: string } | { refused: ErrorCode; why: string };
 
-/** Inputs held back for one saga beyond which more are refused (dead letters, to be redriven). */
-const MAX_DEFERRED = 10_000;
-/** Signals and verbs that one saga accepts in its life; each one's id is kept to drop repeats. */
-const MAX_SEEN_IDS = 10_000;
+/**
+ * Signals held back for one saga beyond which more are refused (dead letters, to be redriven). All of them are
+ * applied in one decision when the saga goes on, about 50 ms of a shard's time for as many.
+ */
+const MAX_DEFERRED_SIGNALS = 1_000;
+/** Answers and verbs are few and may not be crowded out by signals: they have as much room again. */
+const MAX_DEFERRED = 2_000;
+/** Signals that one saga accepts in its life; each one's id is kept to drop repeats. */
+const MAX_SEEN_SIGNALS = 10_000;
+/** With room for cancels and verbs: a saga that took all its signals can still be paused and cancelled. */
+const MAX_SEEN_IDS = 11_000;
 
 /**
  * @param state null when the stream has no event yet
@@ -50,19 +57,25 @@ export function decide(
   if ('refused' in translation)
     return { kind: 'refused', code: translation.refused, why: translation.why };
   const { cause } = translation;
+  const first = state === null ? cause : gate(state, cause);
+  if (first.type === 'InputDeferred' && isFull(state, cause)) {
+    return {
+      kind: 'refused',
+      code: 'OVERLOADED',
+      why: 'As many inputs as may be are held back for this saga already.',
+    };
+  }
   const events: SagaEvent[] = [];
-  let next = take(
-    definition,
-    sagaId,
-    state,
-    state === null ? cause : gate(state, cause),
-    now,
-    events,
-  );
+  let next = take(definition, sagaId, state, first, now, events);
   for (let due = nextDeferred(next); due !== undefined; due = nextDeferred(next)) {
     next = take(definition, sagaId, next, due, now, events);
   }
   return { kind: 'accepted', events, state: next };
+}
+
+function isFull(state: SagaState | null, cause: CauseEvent): boolean {
+  const limit = cause.type === 'SignalReceived' ? MAX_DEFERRED_SIGNALS : MAX_DEFERRED;
+  return state !== null && state.deferred.length >= limit;
 }
 
 /** Appends a cause with its consequences; when the machine's own code throws on it, that fact instead. */
@@ -121,12 +134,6 @@ function translate(
     return { refused: 'SAGA_UNKNOWN', why: 'No saga with this id has been started.' };
   }
   if (isEnded(state)) return { ignored: 'the saga has ended' };
-  if (state.deferred.length >= MAX_DEFERRED && input.type !== 'operator') {
-    return {
-      refused: 'OVERLOADED',
-      why: `${MAX_DEFERRED} inputs are held back for this saga already.`,
-    };
-  }
   switch (input.type) {
     case 'wake': {
       const due = earliestDue(state);
@@ -142,29 +149,30 @@ function translate(
       const { requestId, reason, by } = input.body;
       return once(state, { type: 'CancelRequested', requestId, reason, by });
     }
-    case 'operator': {
-      const { requestId, action, by, reason } = input.body;
-      const misfit = operatorMisfit(state, action as OperatorAction);
-      if (misfit !== null) return { refused: 'COMMAND_UNKNOWN', why: misfit };
-      return once(state, {
-        type: 'OperatorActed',
-        requestId,
-        action: action as OperatorAction,
-        by,
-        reason,
-      });
-    }
+    case 'operator':
+      return translateVerb(state, input.body);
   }
+}
+
+function translateVerb(
+  state: SagaState,
+  body: Extract<InboxInput, { type: 'operator' }>['body'],
+): Translation {
+  const { requestId, by, reason } = body;
+  const action = body.action as OperatorAction;
+  // First of all a repeat: what it asked for has been done, so it would not fit any more.
+  const taken = once(state, { type: 'OperatorActed', requestId, action, by, reason });
+  if (!('cause' in taken)) return taken;
+  const misfit = operatorMisfit(state, action);
+  return misfit === null ? taken : { refused: 'COMMAND_UNKNOWN', why: misfit };
 }
 
 function once(state: SagaState, cause: CauseEvent): Translation {
   const id = seenIdOf(cause);
   if (id !== undefined && state.seenIds.includes(id)) return { ignored: 'a repeat' };
-  if (state.seenIds.length >= MAX_SEEN_IDS) {
-    return {
-      refused: 'OVERLOADED',
-      why: `The saga has taken ${MAX_SEEN_IDS} signals and verbs, the most one may.`,
-    };
+  const limit = cause.type === 'SignalReceived' ? MAX_SEEN_SIGNALS : MAX_SEEN_IDS;
+  if (state.seenIds.length >= limit) {
+    return { refused: 'OVERLOADED', why: `The saga has taken ${limit}, the most it may.` };
   }
   return { cause };
 }
@@ -195,28 +203,23 @@ function translateSignal(
   state: SagaState,
   body: Extract<InboxInput, { type: 'signal' }>['body'],
 ): Translation {
-  const schema = (
-    definition.signals as {
-      [name: string]: {
-        safeParse(value: unknown): { success: boolean; data?: unknown; error?: Error };
-      };
-    }
-  )[body.name];
+  const signals = definition.signals as SignalSchemas;
+  // Own names only: `toString` is no signal.
+  const schema = Object.hasOwn(signals, body.name) ? signals[body.name] : undefined;
   if (schema === undefined) {
-    const known = Object.keys(definition.signals).join(', ') || 'none';
+    const known = Object.keys(signals).join(', ') || 'none';
     return {
       refused: 'SIGNAL_UNKNOWN',
       why: `${definition.name}@${definition.version} declares no signal "${body.name}"; it has: ${known}.`,
     };
   }
-  const parsed = schema.safeParse(body.payload ?? {});
-  if (!parsed.success)
-    return { refused: 'INPUT_INVALID', why: parsed.error?.message ?? 'The payload does not fit.' };
+  const payload = fit(schema, body.payload ?? {}, `The payload of signal "${body.name}"`);
+  if ('misfit' in payload) return { refused: 'INPUT_INVALID', why: payload.misfit };
   return once(state, {
     type: 'SignalReceived',
     signalId: body.signalId,
     name: body.name,
-    payload: toJson(parsed.data, `The payload of signal "${body.name}"`),
+    payload: payload.data,
   });
 }
 

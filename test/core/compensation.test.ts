@@ -458,8 +458,7 @@ test('an error that nobody takes: the engine compensates in the machine’s stea
     setup({
       actors: { ...actors, a: undoable('a') },
       guards: {
-        soldOut: ({ event }: { event: { error?: { code?: string } } }) =>
-          event.error?.code === 'SoldOut',
+        soldOut: ({ event }) => (event as { error?: { code?: string } }).error?.code === 'SoldOut',
       },
     }).createMachine({
       id: 'm',
