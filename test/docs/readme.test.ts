@@ -1,0 +1,94 @@
+/** The README's code is real: it compiles under the project's own settings, and defines a saga that runs. */
+import { execFile } from 'node:child_process';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { decide } from '../../engine/core/decide.ts';
+import type { AnyDefinition } from '../../engine/core/define.ts';
+import type { SagaState } from '../../engine/core/state.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const sample = `${root}readme-sample.ts`;
+const config = `${root}tsconfig.readme-sample.json`;
+let readme: string;
+
+beforeAll(async () => {
+  readme = await readFile(`${root}README.md`, 'utf8');
+  const code = /```ts\n([\s\S]*?)```/.exec(readme)?.[1];
+  if (code === undefined) throw new Error('README.md has no ts block');
+  await writeFile(sample, `/** Out of the README, while its test runs. */\n${code}`);
+  await writeFile(
+    config,
+    JSON.stringify({ extends: './tsconfig.json', include: ['readme-sample.ts'] }),
+  );
+});
+afterAll(async () => {
+  await rm(sample, { force: true });
+  await rm(config, { force: true });
+});
+
+describe('README', () => {
+  test('the saga is no longer than it says', () => {
+    const code = /```ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? '';
+    expect(code.trimEnd().split('\n').length).toBeLessThanOrEqual(46);
+  });
+
+  test('the saga compiles', { timeout: 60_000 }, async () => {
+    await promisify(execFile)(`${root}node_modules/.bin/tsc`, ['-p', config], { cwd: root });
+  });
+
+  test('the saga books a room, and gives it back when the payment is declined', async () => {
+    const { definitions } = (await import(sample)) as { definitions: AnyDefinition[] };
+    const [definition] = definitions;
+    if (definition === undefined) throw new Error('no definition');
+    const start = {
+      type: 'start' as const,
+      body: {
+        sagaId: '7',
+        namespace: 'default',
+        definition: 'book-room',
+        definitionVersion: 1,
+        input: { room: 'blue', cents: 900 },
+      },
+    };
+    let state: SagaState | null = null;
+    const asked: string[] = [];
+    const put = (input: Parameters<typeof decide>[3]): void => {
+      const decision = decide(definition, '7', state, input, 1_000);
+      if (decision.kind !== 'accepted') throw new Error(JSON.stringify(decision));
+      state = decision.state;
+      for (const event of decision.events)
+        if ('command' in event) asked.push(`${event.type} ${event.command}`);
+    };
+    const reply = { sagaId: '7', namespace: 'default', attempt: 1 };
+    put(start);
+    put({
+      type: 'reply',
+      body: { ...reply, commandId: '7.1', outcome: 'succeeded', output: { reservationId: 'r' } },
+    });
+    put({
+      type: 'reply',
+      body: {
+        ...reply,
+        commandId: '7.2',
+        outcome: 'rejected',
+        failure: { code: 'Declined', message: '', data: {} },
+      },
+    });
+    put({
+      type: 'reply',
+      body: { ...reply, commandId: '7.1.c', outcome: 'succeeded', output: null },
+    });
+    expect(asked).toEqual([
+      'StepRequested rooms.reserve',
+      'StepRequested till.pay',
+      'CompensationRequested rooms.release',
+    ]);
+    expect(state).toMatchObject({
+      phase: 'ended',
+      compensated: true,
+      machine: { value: 'cancelled' },
+    });
+  });
+});
