@@ -130,10 +130,9 @@ async function runClaimed<Tx>(
       : lost(deps, target);
   } catch (error) {
     if (lease.lost) return lost(deps, target);
-    // Left behind, the handler may still be at work: its lease is not ended but runs out.
-    if (!(error instanceof HandlerAbandoned) && !(await endLease(deps, target, held))) {
-      return lost(deps, target);
-    }
+    // Left behind, the handler may still be at work: a lease that lasts is not ended but runs out.
+    const mayEnd = !(error instanceof HandlerAbandoned) || lease.over;
+    if (mayEnd && !(await endLease(deps, target, held))) return lost(deps, target);
     throw reasonOf(error, scope);
   } finally {
     scope.dispose();
@@ -219,6 +218,11 @@ class LeaseWatch<Tx> {
     this.#endsAt = held.endsAt;
     this.#scope = scope;
     void this.#watch();
+  }
+
+  /** Whether it has run out by the local clock, so that another may have the command. */
+  get over(): boolean {
+    return this.#endsAt <= this.#deps.clock.monotonic();
   }
 
   context(): Pick<EffectContext<any>, 'idempotencyKey' | 'fencingToken' | 'heartbeat' | 'pending'> {

@@ -59,30 +59,55 @@ export class ReplyPublisher {
   }
 
   async #send(items: readonly Item[]): Promise<void> {
-    let refusals = 0;
-    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
+    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = nextPause(pauseMs)) {
       if (this.#stop.aborted) return finish(items, 'stopped');
-      try {
-        await this.#bus.publish(items.map((item) => item.message));
-        return finish(items, 'published');
-      } catch (error) {
-        const away = error instanceof SagaxError && error.kind === 'retryable';
-        if (!away) {
-          // One of them is at fault: apart, the others are not held up by it.
-          if (items.length > 1) return this.#sendApart(items);
-          refusals += 1;
-          if (refusals >= MAX_REFUSALS) return finish(items, 'refused');
-        }
-        const fields = { error: textOf(error), replies: items.length, pauseMs };
-        this.#log.warn(fields, 'replies could not be published; trying again');
-      }
+      const error = await this.#try(items);
+      if (error === null) return finish(items, 'published');
+      if (!isAway(error)) return this.#sendApart(items);
       await this.#clock.sleep(pauseMs, this.#stop);
     }
   }
 
+  /** One of them is at fault: the others must neither fail with it nor wait for it. */
   async #sendApart(items: readonly Item[]): Promise<void> {
-    for (const item of items) await this.#send([item]);
+    const [only, ...others] = items;
+    if (only === undefined) return;
+    if (others.length === 0) void this.#insist(only);
+    else for (const item of items) await this.#send([item]);
   }
+
+  /** Beside the queue: a topic may be about to be created. */
+  async #insist(item: Item): Promise<void> {
+    let refusals = 1;
+    for (let pauseMs = FIRST_PAUSE_MS; refusals < MAX_REFUSALS; pauseMs = nextPause(pauseMs)) {
+      await this.#clock.sleep(pauseMs, this.#stop);
+      if (this.#stop.aborted) return item.done('stopped');
+      const error = await this.#try([item]);
+      if (error === null) return item.done('published');
+      if (!isAway(error)) refusals += 1;
+    }
+    item.done('refused');
+  }
+
+  /** @returns what went wrong, or null. */
+  async #try(items: readonly Item[]): Promise<unknown> {
+    try {
+      await this.#bus.publish(items.map((item) => item.message));
+      return null;
+    } catch (error) {
+      const fields = { error: textOf(error), replies: items.length };
+      this.#log.warn(fields, 'replies could not be published; they are tried again');
+      return error ?? new Error('The bus rejected without an error.');
+    }
+  }
+}
+
+function isAway(error: unknown): boolean {
+  return error instanceof SagaxError && error.kind === 'retryable';
+}
+
+function nextPause(pauseMs: number): number {
+  return Math.min(pauseMs * 2, LONGEST_PAUSE_MS);
 }
 
 function finish(items: readonly Item[], published: Published): void {

@@ -1,3 +1,4 @@
+/** The barrier's table and the store conformance suite, on the store of a real Postgres. */
 import { barrierSuite } from './support/barrier-suite.ts';
 import { postgresRig } from './support/postgres-rig.ts';
 

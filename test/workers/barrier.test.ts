@@ -1,3 +1,4 @@
+/** The barrier's table and the store conformance suite, on the store in memory. */
 import { barrierSuite } from './support/barrier-suite.ts';
 import { memoryRig } from './support/memory-rig.ts';
 

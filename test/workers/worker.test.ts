@@ -10,7 +10,6 @@ import { createWorker } from '../../workers/worker.ts';
 import { openBench, type Bench } from './support/bench.ts';
 import {
   charge,
-  COMMANDS,
   commandFor,
   INBOX,
   messageFor,
@@ -115,14 +114,25 @@ describe('replies', () => {
   });
 
   test('a reply that the bus refuses is kept as a dead letter, and holds nobody up', async () => {
-    await bench.start(rig.connect(), [counting()]);
+    const goOn = Promise.withResolvers<void>();
+    let calls = 0;
+    await bench.start(rig.connect(), [counting()], {
+      // The first reply is held until the others are ready, so that they go out in one call.
+      publish: () => ((calls += 1) === 1 ? goOn.promise : Promise.resolve()),
+    });
+    const [first, before, after] = sagasIn(partitionOf(SAGA, PARTITIONS), 3);
     const lost = commandFor(reserve, { replyTo: { topic: 'no.such.topic', partition: 0 } });
-    const other = commandFor(reserve, { sagaId: sagasIn(partitionOf(SAGA, PARTITIONS), 1)[0]! });
-    bench.send(lost, other);
+    const others = [first, before, after].map((sagaId) => commandFor(reserve, { sagaId: sagaId! }));
+    bench.send(others[0]!, others[1]!, lost, others[2]!);
+    await settle();
+    expect(calls).toBe(1);
+    goOn.resolve();
+    const replies = await bench.replies(3);
+    expect(replies.map((reply) => reply.commandId)).toEqual(others.map((one) => one.commandId));
+    expect(rig.database.deadLetters).toHaveLength(0);
     await rig.clock.advance(60_000);
-    expect((await bench.replies(1))[0]?.commandId).toBe(other.commandId);
     expect(rig.database.deadLetters[0]?.reason).toContain('no.such.topic');
-    expect(bench.committed(partitionOf(SAGA, PARTITIONS))).toBe(2n);
+    expect(bench.committed(partitionOf(SAGA, PARTITIONS))).toBe(4n);
   });
 
   test('a success too large to be told is not stored', async () => {
@@ -327,6 +337,27 @@ describe('failures', () => {
     expect(await rig.row(`${SAGA}.1.c`)).toBe(null);
   });
 
+  test('a transaction that is held for too long is rolled back', async () => {
+    let signal: AbortSignal | undefined;
+    const hanging = transactional<typeof reserve, MemoryTx>(reserve, async (context) => {
+      signal = context.signal;
+      await rig.add(context.tx, 'sold', 1);
+      return new Promise(() => undefined);
+    });
+    await bench.start(rig.connect(), [hanging], { transactionTimeoutMs: 3_000 });
+    bench.send(commandFor(reserve));
+    await settle();
+    await rig.clock.advance(3_000);
+    expect(signal?.aborted).toBe(true);
+    await rig.clock.advance(1_000);
+    expect((await bench.replies(1))[0]).toMatchObject({
+      outcome: 'failed',
+      retryable: true,
+      failure: { code: 'HANDLER_TIMEOUT' },
+    });
+    expect([await rig.count('sold'), await rig.row(`${SAGA}.1`)]).toEqual([0, null]);
+  });
+
   test('a serialization failure is tried again inside', async () => {
     let conflicts = 3;
     const store = rig.connect(async (point) => {
@@ -341,84 +372,6 @@ describe('failures', () => {
     expect((await bench.replies(1))[0]?.outcome).toBe('succeeded');
     expect(bench.counts.runs).toBe(4);
     expect(await rig.count('sold')).toBe(1);
-  });
-});
-
-describe('poison messages', () => {
-  const partition = partitionOf(SAGA, PARTITIONS);
-  const raw = (
-    value: string | null,
-    headers: { [name: string]: string } = messageFor(commandFor(reserve)).headers,
-  ) => ({
-    topic: COMMANDS,
-    partition,
-    key: SAGA,
-    headers,
-    value,
-  });
-  const withBody = (change: object): ReturnType<typeof raw> =>
-    raw(JSON.stringify({ ...commandFor(reserve), ...change }));
-
-  test('each is parked, and the partition goes on', async () => {
-    const poison = [
-      raw('not JSON'),
-      raw(null),
-      raw('{}', {}),
-      raw('['.repeat(100_000)),
-      raw(`{"__proto__":{"a":1}}`),
-      raw(JSON.stringify({ ...commandFor(reserve), replyTo: undefined })),
-      raw('"\ufffd\u0000"'),
-    ];
-    await bench.start(rig.connect(), [counting()]);
-    for (const message of poison) bench.sendRaw(message);
-    bench.send(commandFor(reserve));
-    expect((await bench.replies(1))[0]?.outcome).toBe('succeeded');
-    expect(rig.database.deadLetters.map((letter) => letter.offset)).toEqual(
-      poison.map((_, index) => BigInt(index)),
-    );
-    expect(bench.counts.parked).toHaveLength(poison.length);
-    await settle();
-    expect(bench.committed(partition)).toBe(BigInt(poison.length + 1));
-    expect(bench.lines.filter((line) => line.message.includes('parked'))).toHaveLength(
-      poison.length,
-    );
-  });
-
-  test.each([
-    ['an op that does not exist', withBody({ op: 'undo' })],
-    ['a compensation of nothing', withBody({ op: 'compensate' })],
-    ['a settlement of another saga', withBody({ op: 'settle', of: '5.1' })],
-    ['a command id of another saga', withBody({ sagaId: '5' })],
-    [
-      'an input with a forbidden key',
-      raw(JSON.stringify(commandFor(reserve)).replace('"item"', '"__proto__"')),
-    ],
-    ['an attempt that is none', withBody({ attempt: 0 })],
-  ])('%s is parked, and whoever asked is told that it will never work', async (_, message) => {
-    await bench.start(rig.connect(), [counting()]);
-    bench.sendRaw(message);
-    const [reply] = await bench.replies(1);
-    expect(reply).toMatchObject({
-      commandId: `${SAGA}.1`,
-      attempt: 1,
-      outcome: 'failed',
-      retryable: false,
-    });
-    expect(rig.database.deadLetters).toHaveLength(1);
-    expect(await rig.count('sold')).toBe(0);
-  });
-
-  test('a dead letter that can not be kept does not stop the partition', async () => {
-    const store = rig.connect(async (point) => {
-      if (point === 'park:before') throw new Error('disk full');
-    });
-    await bench.start(store, [counting()]);
-    bench.sendRaw(raw('not JSON'));
-    bench.send(commandFor(reserve, { sagaId: sagasIn(partition, 1)[0]! }));
-    await bench.replies(1);
-    await rig.clock.advance(60_000);
-    expect(bench.committed(partition)).toBe(2n);
-    expect(bench.lines.some((line) => line.level === 'error')).toBe(true);
   });
 });
 
