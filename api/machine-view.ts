@@ -49,7 +49,7 @@ export function machineView(
 }
 
 function stateView(node: AnyStateNode, actors: ReadonlyMap<string, ActorSpec>): StateView {
-  const invokes = new Map(node.invoke.map((invoke) => [invoke.id, String(invoke.src)]));
+  const invokes = new Map(node.invoke.map((invoke) => [invoke.id, srcOf(invoke)]));
   const transitions = [...node.transitions.values()].flat() as AnyTransitionDefinition[];
   const always = (node.always ?? []) as AnyTransitionDefinition[];
   return {
@@ -59,7 +59,7 @@ function stateView(node: AnyStateNode, actors: ReadonlyMap<string, ActorSpec>): 
     initial: node.type === 'compound' ? (node.initial?.target?.[0]?.id ?? null) : null,
     description: node.description ?? null,
     tags: [...node.tags],
-    invoke: node.invoke.map((invoke) => invokeView(invoke.id, String(invoke.src), actors)),
+    invoke: node.invoke.map((invoke) => invokeView(invoke.id, srcOf(invoke), actors)),
     entry: visibleActions(node.entry),
     exit: visibleActions(node.exit),
     transitions: [...transitions, ...always].map((transition) =>
@@ -67,6 +67,11 @@ function stateView(node: AnyStateNode, actors: ReadonlyMap<string, ActorSpec>): 
     ),
     states: Object.values(node.states).map((child) => stateView(child, actors)),
   };
+}
+
+/** The engine's definitions name their actors; anything else could not have been accepted. */
+function srcOf(invoke: { src: unknown }): string {
+  return typeof invoke.src === 'string' ? invoke.src : 'inline';
 }
 
 function invokeView(id: string, src: string, actors: ReadonlyMap<string, ActorSpec>): InvokeView {
@@ -81,8 +86,8 @@ function transitionView(
   invokes: ReadonlyMap<string, string>,
 ): TransitionView {
   return {
-    on: eventWords(transition.eventType, invokes),
-    targets: (transition.target ?? []).map((target) => target.id),
+    on: eventWords(String(transition.eventType), invokes),
+    targets: (transition.target ?? []).map((target: AnyStateNode) => target.id),
     guard: transition.guard === undefined ? null : nameOf(transition.guard),
     actions: (transition.actions ?? []).map(nameOf),
   };

@@ -22,8 +22,8 @@ declare module 'fastify' {
   }
 }
 
-const schemaTransform = createJsonSchemaTransform({ schemaRegistry: docs as never });
-const objectTransform = createJsonSchemaTransformObject({ schemaRegistry: docs as never });
+const schemaTransform = createJsonSchemaTransform({ schemaRegistry: docs });
+const objectTransform = createJsonSchemaTransformObject({ schemaRegistry: docs });
 
 /** Must be registered before the routes. */
 export function registerOpenApi(app: FastifyInstance, version: string): void {

@@ -5,7 +5,7 @@
  * end (long polls and event streams are told when it closes). Holds nothing that lasts: if the process dies,
  * clients repeat what they got no answer to.
  */
-import fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
+import fastify, { type FastifyReply, type FastifyRequest } from 'fastify';
 import { Catalog } from './catalog.ts';
 import { answerClientError } from './client-errors.ts';
 import { scopeOf, type App, type Context } from './context.ts';
@@ -74,16 +74,32 @@ export function createApi(deps: ApiDeps, options: ApiOptions = {}): App {
       reply,
     );
   });
-  app.addHook('preClose', async () => context.watch.close());
-  registerMetrics(app as never, deps.metrics, {
+  closeInOrder(app, context);
+  registerMetrics(app, deps.metrics, {
     watch: context.watch,
     inbox: context.inbox,
     processMetrics: context.options.processMetrics,
   });
-  registerOpenApi(app as never, context.options.version);
+  registerOpenApi(app, context.options.version);
   // In a plugin of their own, so that they come after the one that listens for routes.
   void app.register(async (root: App) => registerRoutes(root, context));
   return app;
+}
+
+/** While the process drains, those who wait are answered, and those who come are sent elsewhere. */
+function closeInOrder(app: App, context: Context): void {
+  let closing = false;
+  app.addHook('preClose', async () => {
+    closing = true;
+    context.watch.close();
+  });
+  app.addHook('onRequest', async () => {
+    if (!closing) return;
+    throw new ApiError(
+      'OVERLOADED',
+      'This process is closing. Send the request again; another one takes it.',
+    );
+  });
 }
 
 function createServer(options: ApiOptions): App {
@@ -106,8 +122,9 @@ function createServer(options: ApiOptions): App {
     // Failures before routing (a badly encoded address) get the same kind of answer.
     frameworkErrors: sendProblem,
     clientErrorHandler: answerClientError,
-    return503OnClosing: true,
-  }) as unknown as App;
+    // Answered by our own hook, as a problem.
+    return503OnClosing: false,
+  });
 }
 
 function createContext(deps: ApiDeps, given: ApiOptions, app: App): Context {
@@ -127,7 +144,7 @@ function createContext(deps: ApiDeps, given: ApiOptions, app: App): Context {
     maxQueuedMessages: options.maxQueuedMessages,
   });
   const lookup = new Lookup({ reader, watch, clock, visibilityWaitMs: options.visibilityWaitMs });
-  const starts = new Starts({ catalog, inbox, startKeys, reader, ids });
+  const starts = new Starts({ catalog, inbox, startKeys, reader, ids, clock });
   return { deps, options, catalog, inbox, lookup, starts, watch };
 }
 
@@ -153,11 +170,7 @@ function registerRoutes(app: App, context: Context): void {
   }
 }
 
-function sendProblem(
-  thrown: FastifyError | Error | unknown,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): void {
+function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const { error, unexpected } = asApiError(thrown);
   if (unexpected) request.log.error({ err: thrown, requestId: request.id }, 'A request failed.');
   if (error.status === 503) void reply.header('retry-after', String(RETRY_AFTER_S));

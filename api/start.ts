@@ -6,11 +6,12 @@
  * one that its stream already has.
  */
 import { createHash } from 'node:crypto';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { AnyDefinition } from '../engine/core/define.ts';
 import { SagaxError } from '../engine/core/errors.ts';
+import { parseSnowflake } from '../engine/core/ids.ts';
 import { canonicalJson, toJson, type Json } from '../engine/core/json.ts';
-import type { BusMessage, SagaSummary } from '../engine/ports.ts';
+import type { BusMessage, Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader, StartKeys } from '../engine/ports-read.ts';
 import type { Catalog } from './catalog.ts';
 import type { Inbox } from './inbox.ts';
@@ -37,8 +38,17 @@ export interface PlannedStart {
   message: BusMessage | null;
 }
 
+/** What became of one item of a batch: it has its id, or this is why not. */
+export type BatchOutcome = PlannedStart | { refused: unknown };
+
 /** Reservations of a batch that run side by side: enough to hide the round trip, few enough for the pool. */
 const RESERVING_AT_ONCE = 16;
+
+/**
+ * A reserved saga that is not there is put again only this long; after it, it may have run, ended and been dropped
+ * with its partition, and a second start would run it again. Partitions are weekly, so none is dropped sooner.
+ */
+const REPUBLISH_WITHIN_MS = 7 * 86_400_000;
 
 export class Starts {
   readonly #catalog: Catalog;
@@ -46,6 +56,7 @@ export class Starts {
   readonly #startKeys: StartKeys;
   readonly #reader: SagaReader;
   readonly #ids: { next(): string };
+  readonly #clock: Clock;
 
   constructor(options: {
     catalog: Catalog;
@@ -53,12 +64,14 @@ export class Starts {
     startKeys: StartKeys;
     reader: SagaReader;
     ids: { next(): string };
+    clock: Clock;
   }) {
     this.#catalog = options.catalog;
     this.#inbox = options.inbox;
     this.#startKeys = options.startKeys;
     this.#reader = options.reader;
     this.#ids = options.ids;
+    this.#clock = options.clock;
   }
 
   /**
@@ -76,23 +89,21 @@ export class Starts {
    * Many starts in one publish. On return every planned one is durable; a refused one is its error.
    * @throws SagaxError when the publish fails: any of them may be there; keyed ones can be repeated
    */
-  async startBatch(
-    orders: readonly (StartOrder | SagaxError)[],
-  ): Promise<(PlannedStart | unknown)[]> {
+  async startBatch(orders: readonly (StartOrder | SagaxError)[]): Promise<BatchOutcome[]> {
     this.#inbox.assertRoom(orders.length);
-    const outcomes: (PlannedStart | unknown)[] = [];
+    const outcomes: BatchOutcome[] = [];
     for (let from = 0; from < orders.length; from += RESERVING_AT_ONCE) {
       const chunk = orders.slice(from, from + RESERVING_AT_ONCE).map(async (order) => {
-        if (order instanceof SagaxError) return order;
-        return this.#plan(order).catch((error: unknown) => error);
+        if (order instanceof SagaxError) return { refused: order };
+        return this.#plan(order).catch((error: unknown) => ({ refused: error }));
       });
       outcomes.push(...(await Promise.all(chunk)));
     }
     const messages = new Map<string, BusMessage>();
     for (const outcome of outcomes) {
       // Two items with one key are one saga, and one message.
-      if (isPlanned(outcome) && outcome.message !== null)
-        messages.set(outcome.sagaId, outcome.message);
+      if ('refused' in outcome || outcome.message === null) continue;
+      messages.set(outcome.sagaId, outcome.message);
     }
     await this.#inbox.send([...messages.values()]);
     return outcomes;
@@ -121,6 +132,12 @@ export class Starts {
     if (reserved.fresh) return fresh;
     const existing = await this.#reader.get(namespace, reserved.sagaId);
     if (existing !== null) return replayOf(existing);
+    if (this.#clock.now() - parseSnowflake(reserved.sagaId).ms > REPUBLISH_WITHIN_MS) {
+      throw new SagaxError(
+        'KEY_REUSED',
+        `The key belongs to saga ${reserved.sagaId}, which is no longer kept. Use a new key for a new saga.`,
+      );
+    }
     // The one who reserved it may have died before its start was in the bus, so it is put again.
     return { ...this.#message(order, definition, input, reserved.sagaId), replayed: true };
   }
@@ -156,10 +173,6 @@ export class Starts {
       },
     };
   }
-}
-
-export function isPlanned(outcome: unknown): outcome is PlannedStart {
-  return typeof outcome === 'object' && outcome !== null && 'answer' in outcome;
 }
 
 function replayOf(summary: SagaSummary): PlannedStart {

@@ -30,7 +30,7 @@ interface Watched {
 }
 
 export class SagaWatch {
-  readonly #reader: SagaReader;
+  readonly #reader: Pick<SagaReader, 'getMany'>;
   readonly #clock: Clock;
   readonly #limit: number;
   readonly #onError: (error: unknown) => void;
@@ -41,10 +41,10 @@ export class SagaWatch {
   #paceMs = FASTEST_MS;
   /** Cuts the pause between two ticks short. */
   #nap = new AbortController();
-  #lastError: unknown;
+  #lastError: Error | null = null;
 
   constructor(options: {
-    reader: SagaReader;
+    reader: Pick<SagaReader, 'getMany'>;
     clock: Clock;
     limit: number;
     onError: (error: unknown) => void;
@@ -58,11 +58,6 @@ export class SagaWatch {
   /** Watchers under way. */
   get count(): number {
     return this.#count;
-  }
-
-  /** What the newest tick failed with; undefined when it did not. */
-  get lastError(): unknown {
-    return this.#lastError;
   }
 
   /**
@@ -124,7 +119,7 @@ export class SagaWatch {
         options.ms,
         AbortSignal.any([stop.signal, options.signal]),
       );
-      if (rang && this.#lastError !== undefined) throw this.#lastError;
+      if (rang && this.#lastError !== null) throw this.#lastError;
       return newest;
     } finally {
       remove();
@@ -168,9 +163,9 @@ export class SagaWatch {
         sagaId,
       }));
       summaries = await this.#reader.getMany(keys);
-      this.#lastError = undefined;
+      this.#lastError = null;
     } catch (error) {
-      this.#lastError = error;
+      this.#lastError = error instanceof Error ? error : new Error(String(error));
       this.#paceMs = FAILED_MS;
       this.#onError(error);
       return;

@@ -4,7 +4,7 @@
  * Guards that an answer given by hand or from outside fits the contract, as a participant's own would: a
  * machine is never fed an output that its `onDone` does not expect.
  */
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { AnyContract } from '../../engine/core/contracts.ts';
 import { toJson } from '../../engine/core/json.ts';
 import type { Failure } from '../../engine/core/events.ts';

@@ -49,6 +49,10 @@ export function historyRoutes(app: App, context: Context, scope: Scope): void {
       return { sagaId, items: page.map(historyView), next, links };
     },
   );
+  streamRoute(app, context, scope);
+}
+
+function streamRoute(app: App, context: Context, scope: Scope): void {
   app.get(
     '/sagas/:sagaId/history/stream',
     {

@@ -130,7 +130,7 @@ function listRoute(app: App, context: Context, scope: Scope): void {
     async (request) => {
       const namespace = namespaceOf(context, request.params);
       const { cursor, limit, ...given } = request.query;
-      const filter = filterOf(namespace, given as Given);
+      const filter = filterOf(namespace, given);
       const before = decodeCursor(cursor, filter);
       // One more than asked for tells whether there is a next page.
       const found = await context.deps.reader.list({

@@ -1,11 +1,11 @@
 /** Starting sagas: one, or many in one publish. Guards that a 2xx means durable (I4). */
 import type { FastifyReply } from 'fastify';
-import { SagaxError } from '../../engine/core/errors.ts';
+import type { SagaxError } from '../../engine/core/errors.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
 import { asApiError, invalid, problemOf } from '../problems.ts';
 import { clientGone, preferredWaitS, traceparentOf } from '../request.ts';
 import * as shape from '../schemas.ts';
-import { isPlanned, startedView, type PlannedStart, type StartOrder } from '../start.ts';
+import { startedView, type BatchOutcome, type PlannedStart, type StartOrder } from '../start.ts';
 import { sagaPath } from '../views.ts';
 import { hasEnded } from '../watch.ts';
 
@@ -116,13 +116,13 @@ function batchRoute(app: App, context: Context, scope: Scope): void {
 }
 
 function batchView(
-  outcomes: readonly unknown[],
+  outcomes: readonly BatchOutcome[],
   logUnexpected: (error: unknown) => void,
 ): shape.BatchAnswer {
   const items = outcomes.map((outcome, index): shape.BatchAnswer['items'][number] => {
-    if (isPlanned(outcome)) return { ...outcome.answer, index, replayed: outcome.replayed };
-    const { error, unexpected } = asApiError(outcome);
-    if (unexpected) logUnexpected(outcome);
+    if (!('refused' in outcome)) return { ...outcome.answer, index, replayed: outcome.replayed };
+    const { error, unexpected } = asApiError(outcome.refused);
+    if (unexpected) logUnexpected(outcome.refused);
     return {
       index,
       status: 'refused',

@@ -136,7 +136,7 @@ describe('event stream', () => {
     expect(await stream.next()).toMatchObject({ id: '4', event: 'SagaCompleted' });
     expect(await stream.next()).toEqual({ event: 'end', data: '{}' });
     expect(await stream.next()).toBeUndefined();
-    await expect.poll(waiters).toBe('0');
+    await expect.poll(waiters, { timeout: 5_000 }).toBe('0');
   });
 
   it('goes on from Last-Event-ID; 204 when nothing will follow', async () => {
@@ -215,7 +215,7 @@ describe('event stream', () => {
     await Promise.all(streams.map((stream) => stream.take(3)));
     expect(await waiters()).toBe('5');
     for (const stream of streams) stream.response.destroy();
-    await expect.poll(waiters).toBe('0');
+    await expect.poll(waiters, { timeout: 5_000 }).toBe('0');
   });
 
   it('ends when the API closes, so that draining does not hang', async () => {
@@ -246,9 +246,9 @@ describe('long poll over a connection', () => {
     const abandoned = httpGet(url, { agent: false });
     abandoned.on('error', () => undefined);
     const answered = fetch(url);
-    await expect.poll(waiters).toBe('2');
+    await expect.poll(waiters, { timeout: 5_000 }).toBe('2');
     abandoned.destroy();
-    await expect.poll(waiters).toBe('1');
+    await expect.poll(waiters, { timeout: 5_000 }).toBe('1');
     become({ sagaId: SAGA, status: 'completed', output: 1, streamVersion: 2 });
     const response = await answered;
     expect([response.status, await response.json()]).toMatchObject([200, { output: 1 }]);

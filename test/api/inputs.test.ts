@@ -47,8 +47,14 @@ describe('signals', () => {
     become({ sagaId: SAGA });
     const response = await app.inject(post(path, payload));
     expect([response.statusCode, response.json().code]).toEqual([status, code]);
-    if (code === 'SIGNAL_UNKNOWN') expect(response.json().detail).toContain('Known: approve.');
     expect(published).toEqual([]);
+  });
+
+  it('name the known ones when refused', async () => {
+    const { app, become } = await openApi();
+    become({ sagaId: SAGA });
+    const response = await app.inject(post('signals/decline', {}));
+    expect(response.json().detail).toContain('declares no signal "decline". Known: approve.');
   });
 
   it('say so when this process lacks the version', async () => {

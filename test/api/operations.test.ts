@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import { Agent, get, type IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { describe, expect, it } from 'vitest';
 import { SagaxError } from '../../engine/core/errors.ts';
 import type { StoredDeadLetter } from '../../engine/ports-read.ts';
@@ -116,6 +119,40 @@ describe('the process', () => {
     expect(metrics.body).toContain(
       'sagax_api_request_duration_seconds_count{method="GET",route="/v1/sagas/:sagaId",status="404"} 1',
     );
+  });
+
+  it('sends requests elsewhere while it drains, as a problem', async () => {
+    const { app, become } = await openApi();
+    await app.listen({ host: '127.0.0.1', port: 0 });
+    const { port } = app.server.address() as AddressInfo;
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const ask = async (path: string): Promise<IncomingMessage> => {
+      const [response] = (await once(get({ port, path, agent }), 'response')) as [IncomingMessage];
+      return response;
+    };
+    become({ sagaId: '1' });
+    (await ask('/healthz')).resume();
+    // What comes over a connection that is still busy when the close begins.
+    const waiting = ask('/v1/sagas/1/result?wait=60');
+    const late = ask('/healthz');
+    await expect
+      .poll(async () => (await app.inject('/metrics')).body, { timeout: 5_000 })
+      .toContain('sagax_api_waiters 1');
+    const closed = app.close();
+    const first = await waiting;
+    expect(first.statusCode).toBe(202);
+    first.resume();
+    const outcome = await late.then(
+      (response) => {
+        response.resume();
+        return [response.statusCode, response.headers['retry-after']];
+      },
+      () => 'refused',
+    );
+    // The connection may be closed before the next request is read on it; then the client sees that.
+    expect([[503, '1'], 'refused']).toContainEqual(outcome);
+    await closed;
+    agent.destroy();
   });
 
   it('is not ready when the bus fails, or the database hangs; healthy all the same', async () => {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { SagaxError } from '../../engine/core/errors.ts';
+import { composeSnowflake } from '../../engine/core/ids.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
 import { openApi } from './support.ts';
 
@@ -145,6 +146,17 @@ describe('keys', () => {
     const taken = await app.inject(start({ ...other, businessKey: 'b' }));
     expect([taken.statusCode, taken.json().code]).toEqual([409, 'KEY_REUSED']);
     expect(published).toHaveLength(2);
+  });
+
+  it('does not start again what was dropped with its partition', async () => {
+    const { app, memory, published } = await openApi();
+    await app.inject(start(rome, { 'idempotency-key': 'k' }));
+    const [key, reserved] = [...memory.db.startKeys][0] ?? ['', { fingerprint: '' }];
+    const sagaId = composeSnowflake(Date.now() - 8 * 86_400_000, 1, 0);
+    memory.db.startKeys.set(key, { ...reserved, sagaId });
+    const response = await app.inject(start(rome, { 'idempotency-key': 'k' }));
+    expect([response.statusCode, response.json().code]).toEqual([409, 'KEY_REUSED']);
+    expect(published).toHaveLength(1);
   });
 
   it('is reserved before the publish, so a repeat after a failed one gets the same id', async () => {
