@@ -61,6 +61,10 @@ class EngineNode implements Engine {
   readonly #assigned = new Set<number>();
   /** Shards whose last commit has an unknown outcome: the live lease on them is our own. */
   readonly #unknown = new Set<number>();
+  /** Lost shards that are being opened again; a shard has one such opening at a time. */
+  readonly #reopening = new Map<number, Promise<Shard | null>>();
+  /** Lost shards that are tried again until they are ours or the bus takes them away. */
+  readonly #recovering = new Set<number>();
   readonly #stop = new AbortController();
   #subscription: Subscription | null = null;
   #renewals: Promise<void> | null = null;
@@ -78,12 +82,10 @@ class EngineNode implements Engine {
     await bus.ensureTopics([
       { topic: topics.inbox, partitions: shardLeases.shardCount },
       { topic: topics.domainEvents, partitions: topology.commandPartitions },
-      ...this.registry
-        .services()
-        .map((service) => ({
-          topic: topics.commands(service),
-          partitions: topology.commandPartitions,
-        })),
+      ...this.registry.services().map((service) => ({
+        topic: topics.commands(service),
+        partitions: topology.commandPartitions,
+      })),
     ]);
     this.#renewals = this.#renew();
     this.#subscription = bus.subscribe({
@@ -117,6 +119,7 @@ class EngineNode implements Engine {
     this.#assigned.add(number);
     for (;;) {
       try {
+        await this.#reopening.get(number)?.catch(() => null);
         const shard = await this.#open(number, true);
         if (shard !== null && this.#assigned.has(number)) return shard.nextOffset;
         // Taken away again while it was being opened.
@@ -153,7 +156,12 @@ class EngineNode implements Engine {
       lease,
       (reason) => this.#lost(shard, reason),
     );
-    await shard.open();
+    try {
+      await shard.open();
+    } catch (error) {
+      await shard.close();
+      throw error;
+    }
     this.#shards.set(number, shard);
     this.#telemetry.count('shards_taken_total');
     this.#telemetry.log.info(
@@ -172,6 +180,32 @@ class EngineNode implements Engine {
     );
     if (reason === 'unknown') this.#unknown.add(shard.number);
     if (this.#shards.get(shard.number) === shard) this.#shards.delete(shard.number);
+    void this.#recover(shard.number);
+  }
+
+  /**
+   * Tries to get a lost shard back for as long as the bus gives us its partition. Left to the next message,
+   * its timers and what it has to publish would stand still until one comes (I10, I12).
+   */
+  async #recover(number: number): Promise<void> {
+    if (this.#recovering.has(number)) return;
+    this.#recovering.add(number);
+    while (this.#isWanted(number)) {
+      try {
+        if ((await this.#reopen(number)) !== null) break;
+      } catch (error) {
+        this.#telemetry.log.warn(
+          { shard: number, err: error },
+          'a lost shard could not be opened; it is tried again',
+        );
+      }
+      await this.#options.clock.sleep(this.#leaseTtlMs / 3, this.#stop.signal);
+    }
+    this.#recovering.delete(number);
+  }
+
+  #isWanted(number: number): boolean {
+    return this.#assigned.has(number) && !this.#shards.has(number) && !this.#stop.signal.aborted;
   }
 
   async #giveBack(number: number): Promise<void> {
@@ -202,16 +236,27 @@ class EngineNode implements Engine {
    * in a while: it isn't fought for, only taken once its lease is free.
    */
   async #retake(number: number): Promise<Shard> {
-    const isOwn = this.#unknown.delete(number);
-    const shard = this.#assigned.has(number) ? await this.#open(number, isOwn) : null;
-    if (shard !== null && !this.#assigned.has(number)) {
-      // Taken away while it was being opened. Kept, it would be renewed for ever, and the new owner,
-      // who waits for a free lease, would never get it.
-      await this.#giveBack(number);
-      throw new FencedError(`Shard ${number} was taken away while it was being opened.`);
-    }
+    const shard = this.#assigned.has(number) ? await this.#reopen(number) : null;
     if (shard === null) throw new FencedError(`Shard ${number} has another owner.`);
     return shard;
+  }
+
+  #reopen(number: number): Promise<Shard | null> {
+    const running = this.#reopening.get(number);
+    if (running !== undefined) return running;
+    const opening = this.#openLost(number).finally(() => this.#reopening.delete(number));
+    this.#reopening.set(number, opening);
+    return opening;
+  }
+
+  async #openLost(number: number): Promise<Shard | null> {
+    const shard = await this.#open(number, this.#unknown.has(number));
+    this.#unknown.delete(number);
+    if (shard === null || this.#assigned.has(number)) return shard;
+    // Taken away while it was being opened. Kept, it would be renewed for ever, and the new owner, who
+    // waits for a free lease, would never get it.
+    await this.#giveBack(number);
+    return null;
   }
 
   async #renew(): Promise<void> {
