@@ -15,11 +15,11 @@ import {
   stepIdOf,
 } from './calls.ts';
 import { DefinitionFault } from './errors.ts';
-import type { CauseEvent, Failure, Settlement } from './events.ts';
+import type { CauseEvent, Failure, OperatorAction, Settlement } from './events.ts';
 import type { Json } from './json.ts';
 import { canHandle } from './machine.ts';
 import { pumpObligations } from './obligations.ts';
-import { activeCalls, type Call, type SagaState, type StepState } from './state.ts';
+import type { Call, SagaState, StepState } from './state.ts';
 import { abort, emit, stepSpec, tellDone, tellError, tellMachine, type Turn } from './turn.ts';
 import { CANCEL_EVENT } from './validate.ts';
 
@@ -340,37 +340,71 @@ function skip(turn: Turn, commandId: string): void {
   }
 }
 
+/** Whether a verb stands for a command's answer: it then waits as the answer would. */
+export function answersCall(
+  action: OperatorAction,
+): action is Extract<OperatorAction, { verb: 'resolve' | 'skip' }> {
+  return action.verb === 'resolve' || action.verb === 'skip';
+}
+
+/** Whether a failure of that attempt is one that the call waits for. */
+export function awaitsFailure(
+  call: { status: string; attempt: number } | undefined,
+  attempt: number,
+): boolean {
+  if (call === undefined) return false;
+  return call.status === 'pending'
+    ? attempt >= call.attempt
+    : call.status === 'open' && attempt === call.attempt;
+}
+
 /** Whether a cause that was deferred still has something to be applied to, and as what. */
 export function reviewDeferred(state: SagaState, cause: CauseEvent): CauseEvent | null {
+  const keepIf = (holds: boolean): CauseEvent | null => (holds ? cause : null);
   switch (cause.type) {
     case 'StepSucceeded':
-    case 'StepRejected': {
-      const step = state.steps[cause.commandId];
-      if (step?.call !== undefined) return cause;
-      if (step?.settle === undefined) return null;
-      const settlement: Settlement =
-        cause.type === 'StepSucceeded'
-          ? { outcome: 'succeeded', output: cause.output }
-          : { outcome: 'rejected', failure: cause.failure };
-      return { type: 'StepSettled', commandId: step.settle.commandId, settlement };
-    }
-    case 'StepFailed': {
-      const call = state.steps[cause.commandId]?.call;
-      return call?.status === 'open' && call.attempt === cause.attempt ? cause : null;
+    case 'StepRejected':
+      return reviewAnswer(state, cause);
+    case 'StepFailed':
+    case 'CompensationFailed':
+    case 'SettlementFailed':
+      return keepIf(awaitsFailure(findCall(state, cause.commandId)?.call, cause.attempt));
+    case 'StepPending': {
+      const call = findCall(state, cause.commandId)?.call;
+      return keepIf(call?.status === 'open' && call.attempt === cause.attempt);
     }
     case 'TimerFired':
-      return state.timers[cause.timerId] === undefined ? null : cause;
+      return keepIf(state.timers[cause.timerId] !== undefined);
+    case 'OperatorActed': {
+      const { action } = cause;
+      if (!answersCall(action)) return cause;
+      const call = findCall(state, action.commandId)?.call;
+      return keepIf(action.verb === 'resolve' ? call !== undefined : call?.status === 'stuck');
+    }
     case 'SagaStarted':
     case 'SignalReceived':
     case 'CancelRequested':
       return cause;
     default:
-      return activeCalls(state).some(
-        ({ call }) => 'commandId' in cause && call.commandId === cause.commandId,
-      )
-        ? cause
-        : null;
+      return keepIf('commandId' in cause && findCall(state, cause.commandId) !== undefined);
   }
+}
+
+function reviewAnswer(
+  state: SagaState,
+  cause: Cause<'StepSucceeded'> | Cause<'StepRejected'>,
+): CauseEvent | null {
+  const step = state.steps[cause.commandId];
+  if (step?.call !== undefined) {
+    const isRepeat = cause.type === 'StepRejected' && step.call.status === 'stuck';
+    return isRepeat ? null : cause;
+  }
+  if (step?.settle === undefined) return null;
+  const settlement: Settlement =
+    cause.type === 'StepSucceeded'
+      ? { outcome: 'succeeded', output: cause.output }
+      : { outcome: 'rejected', failure: cause.failure };
+  return { type: 'StepSettled', commandId: step.settle.commandId, settlement };
 }
 
 /** Whether a cause may move the machine while the pivot is in flight (its own answers may). */
@@ -385,6 +419,11 @@ export function concernsMachine(state: SagaState, cause: CauseEvent): boolean {
     case 'StepFailed':
     case 'StepTimedOut':
       return state.steps[cause.commandId]?.class !== 'pivot';
+    case 'OperatorActed': {
+      const { action } = cause;
+      if (!answersCall(action) || opOf(action.commandId) !== 'do') return false;
+      return state.steps[action.commandId]?.class !== 'pivot';
+    }
     default:
       return false;
   }

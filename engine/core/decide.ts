@@ -5,7 +5,7 @@
  * answers change nothing, and what is decided is what `evolve` would fold from the same events.
  * Pure and synchronous: time comes in as an argument; ids are derived.
  */
-import { concernsMachine, findCall } from './causes.ts';
+import { answersCall, concernsMachine, findCall } from './causes.ts';
 import type { AnyDefinition, SignalSchemas } from './define.ts';
 import { DefinitionFault, ReplayDivergence, type ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts';
@@ -114,12 +114,17 @@ function append(
 
 /** Holds a cause for the machine back while the saga is paused, faulted, or in its pivot. */
 function gate(state: SagaState, cause: CauseEvent): CauseEvent {
-  if (cause.type === 'OperatorActed') return cause;
-  if (cause.type === 'CancelRequested' && state.faulted !== undefined && !state.paused)
-    return cause;
-  if (machineIsOpen(state) && state.deferred.length === 0) return cause;
-  if (!state.paused && state.faulted === undefined && !concernsMachine(state, cause)) return cause;
+  if (passesGate(state, cause)) return cause;
   return { type: 'InputDeferred', cause };
+}
+
+function passesGate(state: SagaState, cause: CauseEvent): boolean {
+  // It only moves a due time; kept back, a handler's heartbeats would pile up over a long pause.
+  if (cause.type === 'StepHeartbeat') return true;
+  if (cause.type === 'OperatorActed' && !answersCall(cause.action)) return true;
+  if (cause.type === 'CancelRequested' && state.faulted !== undefined && !state.paused) return true;
+  if (machineIsOpen(state) && state.deferred.length === 0) return true;
+  return !state.paused && state.faulted === undefined && !concernsMachine(state, cause);
 }
 
 function translate(

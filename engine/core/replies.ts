@@ -5,7 +5,7 @@
  * form that its contract allows, whichever way it came: to the step, late, or to its settlement.
  */
 import { opOf, stepIdOf } from './calls.ts';
-import { findCall, reviewDeferred } from './causes.ts';
+import { awaitsFailure, findCall, reviewDeferred } from './causes.ts';
 import type { Translation } from './decide.ts';
 import type { AnyDefinition } from './define.ts';
 import type { Failure, Settlement } from './events.ts';
@@ -77,8 +77,7 @@ function doReply(
         cause: { type: 'StepRejected', commandId, attempt, failure: asFailure(body.failure) },
       };
     case 'failed':
-      if (!isCurrent && !(call.status === 'pending' && attempt >= call.attempt))
-        return { ignored: 'a failure of an earlier attempt' };
+      if (!awaitsFailure(call, attempt)) return { ignored: 'a failure of an earlier attempt' };
       return {
         cause: {
           type: 'StepFailed',
@@ -189,8 +188,7 @@ function compensateReply(call: CallView, body: ReplyBody): Translation {
       };
     case 'rejected':
     case 'failed': {
-      if (!isCurrent && !(call.status === 'pending' && attempt >= call.attempt))
-        return { ignored: 'a failure of an earlier attempt' };
+      if (!awaitsFailure(call, attempt)) return { ignored: 'a failure of an earlier attempt' };
       // A compensation has no business "no" (SEMANTICS 4.2): it is tried again like any failure.
       const retryable = body.outcome === 'rejected' || body.retryable;
       return {
