@@ -5,7 +5,7 @@ import { settle } from '../../engine/memory/clock.ts';
 import { effect, transactional, type Handler } from '../../workers/handlers.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
 import { openBench, type Bench } from './support/bench.ts';
-import { charge, COMMANDS, commandFor, PARTITIONS, reserve } from './support/contracts.ts';
+import { charge, commandFor, PARTITIONS, reserve } from './support/contracts.ts';
 import { memoryRig, type MemoryRig } from './support/memory-rig.ts';
 
 let rig: MemoryRig;

@@ -109,7 +109,7 @@ describe('races (I8)', () => {
     const replies = await bench.replies(sagas.length * 9);
     const doneSagas = new Set(
       replies
-        .filter((one) => /\.1$/.test(one.commandId) && one.outcome === 'succeeded')
+        .filter((one) => one.commandId.endsWith('.1') && one.outcome === 'succeeded')
         .map((one) => one.sagaId),
     );
     expect(await rig.count('sold')).toBe(0);
@@ -146,11 +146,11 @@ describe('conflicts', () => {
     const bothIn = Promise.withResolvers<void>();
     const handler = reserving(async ({ tx, input }) => {
       const [a, b] = input.item === 'lr' ? ['left', 'right'] : ['right', 'left'];
-      await rig.add(tx, a as string, 1);
+      await rig.add(tx, a, 1);
       first += 1;
       if (first === 2) bothIn.resolve();
       await bothIn.promise;
-      await rig.add(tx, b as string, 1);
+      await rig.add(tx, b, 1);
     });
     await bench.start(rig.connect(), [handler]);
     bench.send(
@@ -159,8 +159,8 @@ describe('conflicts', () => {
     );
     const replies = await bench.replies(2);
     expect(replies.map((reply) => reply.outcome)).toEqual(['succeeded', 'succeeded']);
-    expect(await rig.count('left')).toBe(2);
-    expect(bench.counts.runs).toBe(3);
+    expect([await rig.count('left'), await rig.count('right')]).toEqual([2, 2]);
+    expect(bench.counts.runs).toBeGreaterThan(2);
   });
 
   test('a connection that is cut under a handler costs another try, not the answer', async () => {

@@ -327,14 +327,27 @@ describe('failures', () => {
     },
   );
 
-  test('a compensation that rejects is answered as failed, and stays owed', async () => {
-    const broken = transactional(release, async (context: any) =>
-      context.reject('No', {}),
-    ) as Handler<MemoryTx>;
-    await bench.start(rig.connect(), [counting(), broken]);
-    bench.send(commandFor(reserve), commandFor(release, { op: 'compensate' }));
-    expect((await bench.replies(2))[1]).toMatchObject({ outcome: 'failed', retryable: true });
-    expect(await rig.row(`${SAGA}.1.c`)).toBe(null);
+  test.each([
+    [
+      reserve,
+      transactional<typeof reserve, MemoryTx>(reserve, async ({ tx, reject }) => {
+        await rig.add(tx, 'undone', 1);
+        return reject('SoldOut', { left: 0 });
+      }),
+    ],
+    [charge, effect(charge, async ({ reject }) => reject('Declined', { why: 'no' }))],
+  ])('a compensation that rejects is answered as failed, and stays owed', async (undo, handler) => {
+    const step = transactional<typeof release, MemoryTx>(release, async () => ({}));
+    await bench.start(rig.connect(), [step, handler]);
+    bench.send(commandFor(release), commandFor(undo, { op: 'compensate' }));
+    expect((await bench.replies(2))[1]).toMatchObject({
+      outcome: 'failed',
+      retryable: true,
+      failure: { code: 'COMPENSATION_REJECTED' },
+    });
+    const row = await rig.row(`${SAGA}.1.c`);
+    expect([undefined, 'running']).toContain(row?.state);
+    expect(await rig.count('undone')).toBe(0);
   });
 
   test('a transaction that is held for too long is rolled back', async () => {

@@ -6,7 +6,7 @@
  */
 import type { DeadLetter } from '../../engine/ports.ts';
 import type { Answer, Barrier, BarrierEntry, Claim, ParticipantStore } from '../ports.ts';
-import { ParticipantDatabase, type StoredRow } from './database.ts';
+import type { ParticipantDatabase, StoredRow } from './database.ts';
 import {
   isFree,
   MemoryTransaction,

@@ -1,7 +1,6 @@
 /** Contracts of the service under test, and commands for them. */
 import { z } from 'zod';
 import { command, type AnyContract } from '../../../engine/core/contracts.ts';
-import type { Json } from '../../../engine/core/json.ts';
 import { CE_TYPES, encodeMessage, type CommandBody } from '../../../engine/core/wire.ts';
 import { partitionOf } from '../../../engine/core/shards.ts';
 import type { BusMessage } from '../../../engine/ports.ts';
@@ -43,7 +42,7 @@ export function commandFor(
     command: contract.name,
     op: 'do',
     attempt: 1,
-    input: BOOK as Json,
+    input: BOOK,
     replyTo: { topic: INBOX, partition: 0 },
     ...(rest.op === undefined || rest.op === 'do' ? {} : { of: `${sagaId}.${n}` }),
     ...rest,
