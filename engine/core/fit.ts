@@ -1,8 +1,8 @@
 /**
- * A value against a schema that an author wrote.
+ * A value against a schema that an author wrote, and the words for what an author's code threw.
  *
- * Guards that a schema which throws (a refinement with a bug, an async one) is a misfit that can be shown, and
- * never an error that leaves the core.
+ * Guards that a schema which throws (a refinement with a bug, an async one) is a misfit that can be shown, never
+ * an error that leaves the core; and that those words can be kept in an event, whatever they are.
  */
 import type { z } from 'zod';
 import { toJson, type Json } from './json.ts';
@@ -20,8 +20,22 @@ export function fit(
     const parsed = schema.safeParse(value);
     return parsed.success
       ? { data: toJson(parsed.data, where) }
-      : { misfit: `${where} does not fit: ${parsed.error.message}` };
+      : { misfit: wordsOf(`${where} does not fit: ${parsed.error.message}`) };
   } catch (error) {
-    return { misfit: error instanceof Error ? error.message : String(error) };
+    return { misfit: wordsOf(error) };
   }
+}
+
+/** Longest text kept of an error: what a person reads, and zod's texts grow with the value. */
+const MAX_WORDS = 4_000;
+
+/** Anything that was thrown, or a text, as words that jsonb can hold. Never throws. */
+export function wordsOf(thrown: unknown): string {
+  let words: string;
+  try {
+    words = thrown instanceof Error ? thrown.message : String(thrown);
+  } catch {
+    words = 'something that has no words';
+  }
+  return words.slice(0, MAX_WORDS).replaceAll('\0', '\uFFFD').toWellFormed();
 }

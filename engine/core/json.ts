@@ -31,6 +31,8 @@ function copy(value: unknown, path: string, depth: number): Json {
   if (depth > MAX_JSON_DEPTH) throw notJson(path, `nested deeper than ${MAX_JSON_DEPTH} levels`);
   switch (typeof value) {
     case 'string':
+      assertKeepable(value, path);
+      return value;
     case 'boolean':
       return value;
     case 'number':
@@ -47,7 +49,8 @@ function copy(value: unknown, path: string, depth: number): Json {
 
 function copyObject(value: object, path: string, depth: number): Json {
   if (Array.isArray(value)) {
-    return value.map((item: unknown, index) => copy(item, `${path}[${index}]`, depth + 1));
+    // Not `map`, which leaves the holes of a sparse array.
+    return Array.from(value, (item: unknown, index) => copy(item, `${path}[${index}]`, depth + 1));
   }
   const prototype: unknown = Object.getPrototypeOf(value);
   if (prototype !== Object.prototype && prototype !== null) {
@@ -56,9 +59,16 @@ function copyObject(value: object, path: string, depth: number): Json {
   const out: { [key: string]: Json } = {};
   for (const [key, item] of Object.entries(value)) {
     if (FORBIDDEN_KEYS.has(key)) throw notJson(`${path}.${key}`, 'a key that changes prototypes');
+    assertKeepable(key, path);
     if (item !== undefined) out[key] = copy(item, `${path}.${key}`, depth + 1);
   }
   return out;
+}
+
+/** jsonb holds neither; a cut through an emoji (`name.slice(0, 1)`) is enough to make one. */
+function assertKeepable(text: string, path: string): void {
+  if (text.includes('\0')) throw notJson(path, 'a text with a NUL character');
+  if (!text.isWellFormed()) throw notJson(path, 'a text with half a surrogate pair');
 }
 
 function notJson(path: string, what: string): DefinitionFault {
