@@ -16,6 +16,7 @@ import {
   type StateValue,
 } from 'xstate';
 import { DefinitionFault } from './errors.ts';
+import { wordsOf } from './fit.ts';
 import { toJson, type Json } from './json.ts';
 
 /** A machine's state as it is kept. History is kept by state ids. */
@@ -34,7 +35,8 @@ export type MachineAction =
   | { type: 'spawn'; actorId: string; src: string; input: Json }
   | {
       type: 'setTimer';
-      timerId: string;
+      /** None when the machine gave none. */
+      timerId: string | undefined;
       delayMs: number;
       event: { type: string; [key: string]: Json };
     }
@@ -51,8 +53,13 @@ export interface MachineTurn {
 /** Microsteps in one turn beyond which a machine is taken to loop for ever, unless it sets its own bound. */
 const DEFAULT_MAX_MICROSTEPS = 1000;
 
+/** A hundred years: the database's times end, and a longer delay is a mistake. */
+const MAX_DELAY_MS = 100 * 365 * 86_400_000;
+
 interface Compiled {
   machine: AnyStateMachine;
+  /** Ids of everything that the machine invokes. */
+  invokeIds: ReadonlySet<string>;
   scope: AnyActorScope;
   /** Where the scope's executor puts actions; replaced for each turn. */
   sink: { actions: RawAction[] };
@@ -68,9 +75,10 @@ const compiledMachines = new WeakMap<AnyStateMachine, Compiled>();
 export function initialTurn(definition: AnyStateMachine, input: Json): MachineTurn {
   const compiled = compile(definition);
   return runTurn(compiled, () => {
+    // Copies go in, here and below: code that changes its input in place must not change an event (I9).
     const snapshot = compiled.machine.getInitialSnapshot(
       compiled.scope,
-      input,
+      structuredClone(input),
     ) as AnyMachineSnapshot;
     // A throwing context function doesn't throw out of xstate, it gives a snapshot in error.
     if (snapshot.status === 'error') throw snapshot.error;
@@ -86,18 +94,25 @@ export function nextTurn(
 ): MachineTurn {
   const compiled = compile(definition);
   return runTurn(compiled, () =>
-    compiled.machine.transition(restore(compiled.machine, state), event, compiled.scope),
+    compiled.machine.transition(
+      restore(compiled.machine, state),
+      structuredClone(event),
+      compiled.scope,
+    ),
   );
 }
 
-/** Whether the machine has a transition for this event in this state (guards included). */
+/**
+ * Whether the machine has a transition for this event in this state (guards included).
+ * @throws DefinitionFault when a guard throws.
+ */
 export function canHandle(
   definition: AnyStateMachine,
   state: MachineState,
   event: EventObject,
 ): boolean {
   const { machine } = compile(definition);
-  return restore(machine, state).can(event);
+  return guarded(() => restore(machine, state).can(structuredClone(event)));
 }
 
 /** Tags of the active states. */
@@ -139,9 +154,17 @@ function compile(definition: AnyStateMachine): Compiled {
       sink.actions.push(action as RawAction);
     },
   };
-  const compiled = { machine, scope, sink };
+  const invokeIds = new Set(invokeIdsOf(machine.root));
+  const compiled = { machine, invokeIds, scope, sink };
   compiledMachines.set(definition, compiled);
   return compiled;
+}
+
+function invokeIdsOf(node: AnyStateMachine['root']): string[] {
+  return [
+    ...node.invoke.map((invoke) => invoke.id),
+    ...Object.values(node.states).flatMap((child) => invokeIdsOf(child)),
+  ];
 }
 
 function runTurn(compiled: Compiled, run: () => AnyMachineSnapshot): MachineTurn {
@@ -149,20 +172,19 @@ function runTurn(compiled: Compiled, run: () => AnyMachineSnapshot): MachineTurn
   compiled.sink.actions = actions;
   let snapshot: AnyMachineSnapshot;
   try {
-    snapshot = run();
-  } catch (error) {
-    if (error instanceof DefinitionFault) throw error;
-    throw new DefinitionFault(
-      'MACHINE_FAULT',
-      `The machine's own code threw: ${error instanceof Error ? error.message : String(error)}`,
-      { cause: error },
-    );
+    snapshot = guarded(run);
   } finally {
     compiled.sink.actions = [];
   }
+  // An assign's spawn leaves no action, only a child.
+  for (const [id, child] of Object.entries(
+    snapshot.children as { [id: string]: { src: unknown } },
+  )) {
+    refuseSpawned(compiled, id, child.src);
+  }
   return {
     state: keep(snapshot),
-    actions: actions.flatMap((action) => readAction(action)),
+    actions: actions.flatMap((action) => readAction(compiled, action)),
     activeActorIds: new Set(
       snapshot.status === 'active'
         ? snapshot._nodes.flatMap((node: { invoke: { id: string }[] }) =>
@@ -171,6 +193,17 @@ function runTurn(compiled: Compiled, run: () => AnyMachineSnapshot): MachineTurn
         : [],
     ),
   };
+}
+
+function guarded<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof DefinitionFault) throw error;
+    throw new DefinitionFault('MACHINE_FAULT', `The machine's own code threw: ${wordsOf(error)}`, {
+      cause: error,
+    });
+  }
 }
 
 function keep(snapshot: AnyMachineSnapshot): MachineState {
@@ -207,10 +240,19 @@ function restore(machine: AnyStateMachine, state: MachineState): AnyMachineSnaps
   } as never) as AnyMachineSnapshot;
 }
 
-function readAction(action: RawAction): MachineAction[] {
+function refuseSpawned({ invokeIds }: Compiled, id: string, src: unknown): void {
+  if (invokeIds.has(id)) return;
+  throw new DefinitionFault(
+    'MACHINE_FAULT',
+    `The machine spawned the actor "${String(src)}" by an action. Let a state invoke it, so that its answer has a place to go.`,
+  );
+}
+
+function readAction(compiled: Compiled, action: RawAction): MachineAction[] {
   switch (action.type) {
     case 'xstate.spawnChild': {
       const { id, src, input } = action.params as { id: string; src: unknown; input: unknown };
+      refuseSpawned(compiled, id, src);
       return [
         {
           type: 'spawn',
@@ -221,14 +263,24 @@ function readAction(action: RawAction): MachineAction[] {
       ];
     }
     case 'xstate.raise': {
-      const { event, id, delay } = action.params as { event: unknown; id?: string; delay?: number };
+      const { event, id, delay } = action.params as {
+        event: unknown;
+        id?: string;
+        delay?: unknown;
+      };
       // Without a delay xstate has put it into its own queue already.
-      if (delay === undefined) return [];
+      if (typeof delay !== 'number') return [];
+      if (!(delay <= MAX_DELAY_MS)) {
+        throw new DefinitionFault(
+          'MACHINE_FAULT',
+          `The machine asked for a delay of ${delay} ms; it must be a number up to a hundred years.`,
+        );
+      }
       const raised = toJson(event, 'A raised event') as { type: string };
       return [
         {
           type: 'setTimer',
-          timerId: id ?? raised.type,
+          timerId: id,
           delayMs: Math.max(0, delay),
           event: raised,
         },

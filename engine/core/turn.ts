@@ -10,6 +10,7 @@ import type { StepError } from './contracts.ts';
 import type { AnyDefinition } from './define.ts';
 import { DefinitionFault } from './errors.ts';
 import type { ConsequenceEvent, Failure } from './events.ts';
+import { fit, wordsOf } from './fit.ts';
 import { toJson, type Json } from './json.ts';
 import { isSendable } from './wire.ts';
 import { initialTurn, nextTurn, type MachineAction, type MachineTurn } from './machine.ts';
@@ -148,8 +149,11 @@ function perform(turn: Turn, action: MachineAction): void {
       return;
     case 'setTimer': {
       const dueAt = Math.ceil(now + action.delayMs);
-      state.timers[action.timerId] = { dueAt, event: action.event };
-      emit(turn, { type: 'TimerSet', timerId: action.timerId, dueAt });
+      // One without an id can't be cancelled and replaces no other: it gets an id that no other has.
+      const version = state.streamVersion + turn.consequences.length + 1;
+      const timerId = action.timerId ?? `${action.event.type}@${version}`;
+      state.timers[timerId] = { dueAt, event: action.event };
+      emit(turn, { type: 'TimerSet', timerId, dueAt });
       return;
     }
     case 'clearTimer':
@@ -177,13 +181,9 @@ function requestStep(turn: Turn, action: { actorId: string; src: string; input: 
       `The machine asks for the ${spec.class} step "${action.src}" after its pivot. Past the pivot only retriable and read-only steps may follow.`,
     );
   }
-  const fit = spec.contract.input.safeParse(action.input);
-  if (!fit.success) {
-    throw new DefinitionFault(
-      'MACHINE_FAULT',
-      `The input of step "${action.src}" does not fit ${spec.contract.name}: ${fit.error.message}`,
-    );
-  }
+  const what = `The input of step "${action.src}" for ${spec.contract.name}`;
+  const checked = fit(spec.contract.input, action.input, what);
+  if ('misfit' in checked) throw new DefinitionFault('MACHINE_FAULT', checked.misfit);
   assertSendable(action.input, `The input of step "${action.src}"`);
   const n = ++state.stepCount;
   const commandId = `${state.sagaId}.${n}`;
@@ -289,7 +289,10 @@ export function obligationsDischarged(turn: Turn): void {
   }
 }
 
-/** The engine compensates in the machine's stead: a cancel nobody handled, an error nobody took. */
+/**
+ * The engine compensates in the machine's stead: a cancel nobody handled, an error nobody took. Answers that
+ * were held back stay: they say what was done, and a participant does not say it twice (I4).
+ */
 export function abort(turn: Turn, reason: Failure): void {
   const { state } = turn;
   if (state.pivot === 'passed') {
@@ -300,8 +303,6 @@ export function abort(turn: Turn, reason: Failure): void {
   }
   state.phase = 'aborting';
   delete state.compensateActorId;
-  delete state.faulted;
-  state.deferred = [];
   state.failure = reason;
   turn.machineQueue.length = 0;
   for (const timerId of Object.keys(state.timers)) clearTimer(turn, timerId);
@@ -342,23 +343,20 @@ export function compensationInput(spec: StepSpec, step: StepState): Json {
     throw new DefinitionFault('MACHINE_FAULT', `Step "${step.step}" has no compensation.`);
   let mapped: unknown;
   try {
-    mapped = compensation.input({ input: step.input, output: step.output });
+    // A copy, so that a mapping that sorts or reverses in place changes no event (I9).
+    mapped = compensation.input(structuredClone({ input: step.input, output: step.output }));
   } catch (error) {
     throw new DefinitionFault(
       'MACHINE_FAULT',
-      `The compensation mapping of step "${step.step}" threw: ${String(error)}`,
+      `The compensation mapping of step "${step.step}" threw: ${wordsOf(error)}`,
       { cause: error },
     );
   }
-  const fit = compensation.contract.input.safeParse(mapped);
-  if (!fit.success) {
-    throw new DefinitionFault(
-      'MACHINE_FAULT',
-      `The compensation input of step "${step.step}" does not fit ${compensation.contract.name}: ${fit.error.message}`,
-    );
-  }
-  const input = toJson(mapped, `The compensation input of step "${step.step}"`);
-  assertSendable(input, `The compensation input of step "${step.step}"`);
+  const what = `The compensation input of step "${step.step}" for ${compensation.contract.name}`;
+  const input = toJson(mapped, what);
+  const checked = fit(compensation.contract.input, input, what);
+  if ('misfit' in checked) throw new DefinitionFault('MACHINE_FAULT', checked.misfit);
+  assertSendable(input, what);
   return input;
 }
 
