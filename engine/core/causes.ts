@@ -233,8 +233,9 @@ function cancelRequested(turn: Turn, cause: Cause<'CancelRequested'>): void {
     emit(turn, { type: 'CancelRefused', requestId: cause.requestId, failure: refusal });
     return;
   }
-  // On the way back already: a cancel asks for nothing more.
-  if (state.phase === 'compensating' || state.phase === 'aborting') return;
+  // On the way back already: a cancel asks for nothing more, but to go on without a machine that is at fault.
+  const isStranded = state.phase === 'compensating' && state.faulted !== undefined;
+  if (state.phase === 'aborting' || (state.phase === 'compensating' && !isStranded)) return;
   const reason: Failure = { code: 'CANCELLED', message: cause.reason };
   const event = { type: CANCEL_EVENT, reason: cause.reason, by: cause.by } as EventObject;
   if (
@@ -245,7 +246,7 @@ function cancelRequested(turn: Turn, cause: Cause<'CancelRequested'>): void {
     state.lastFailure = reason;
     tellMachine(turn, event);
   } else {
-    noteFaultLeft(turn);
+    leaveFault(turn);
     abort(turn, reason);
   }
 }
@@ -262,8 +263,14 @@ function cancelRefusal(state: SagaState): Failure | null {
   return null;
 }
 
-function noteFaultLeft(turn: Turn): void {
-  if (turn.state.faulted !== undefined) emit(turn, { type: 'SagaUnstuck' });
+/** The machine is told nothing more, but what the faulted input answered still counts: it is applied next. */
+function leaveFault(turn: Turn): void {
+  const { state } = turn;
+  if (state.faulted === undefined) return;
+  const { cause } = state.faulted;
+  if (cause.type !== 'SagaStarted') state.deferred = [cause, ...state.deferred];
+  delete state.faulted;
+  emit(turn, { type: 'SagaUnstuck' });
 }
 
 function operatorActed(turn: Turn, { action }: Cause<'OperatorActed'>): void {
@@ -405,6 +412,14 @@ function reviewAnswer(
       ? { outcome: 'succeeded', output: cause.output }
       : { outcome: 'rejected', failure: cause.failure };
   return { type: 'StepSettled', commandId: step.settle.commandId, settlement };
+}
+
+/** Whether a cause says that the pivot was not done and never will be. */
+export function refusesPivot(state: SagaState, cause: CauseEvent): boolean {
+  const isNo =
+    cause.type === 'StepRejected' ||
+    (cause.type === 'StepSettled' && cause.settlement.outcome !== 'succeeded');
+  return isNo && state.steps[stepIdOf(cause.commandId)]?.class === 'pivot';
 }
 
 /** Whether a cause may move the machine while the pivot is in flight (its own answers may). */

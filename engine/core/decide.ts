@@ -5,12 +5,12 @@
  * answers change nothing, and what is decided is what `evolve` would fold from the same events.
  * Pure and synchronous: time comes in as an argument; ids are derived.
  */
-import { answersCall, concernsMachine, findCall } from './causes.ts';
+import { answersCall, concernsMachine, findCall, refusesPivot } from './causes.ts';
 import type { AnyDefinition, SignalSchemas } from './define.ts';
 import { DefinitionFault, ReplayDivergence, type ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts';
 import { evolve, nextDeferred, seenIdOf } from './evolve.ts';
-import { fit } from './fit.ts';
+import { fit, wordsOf } from './fit.ts';
 import { translateReply } from './replies.ts';
 import { earliestDue, isEnded, machineIsOpen, type Due, type SagaState } from './state.ts';
 import type { InboxInput } from './wire.ts';
@@ -78,7 +78,7 @@ function isFull(state: SagaState | null, cause: CauseEvent): boolean {
   return state !== null && state.deferred.length >= limit;
 }
 
-/** Appends a cause with its consequences; when the machine's own code throws on it, that fact instead. */
+/** Appends a cause with its consequences; when code throws on it, that fact instead. */
 function take(
   definition: AnyDefinition,
   sagaId: string,
@@ -90,8 +90,10 @@ function take(
   try {
     return append(definition, sagaId, state, cause, now, events);
   } catch (error) {
-    if (!(error instanceof DefinitionFault) || error instanceof ReplayDivergence) throw error;
-    const failure: Failure = { code: error.code, message: error.message };
+    if (error instanceof ReplayDivergence) throw error;
+    // A defect of the engine is a fault of this saga too: it rests, is shown, and goes on once mended.
+    const code = error instanceof DefinitionFault ? error.code : 'INTERNAL';
+    const failure: Failure = { code, message: wordsOf(error) };
     return append(definition, sagaId, state, { type: 'InputFaulted', cause, failure }, now, events);
   }
 }
@@ -122,7 +124,10 @@ function passesGate(state: SagaState, cause: CauseEvent): boolean {
   // It only moves a due time; kept back, a handler's heartbeats would pile up over a long pause.
   if (cause.type === 'StepHeartbeat') return true;
   if (cause.type === 'OperatorActed' && !answersCall(cause.action)) return true;
-  if (cause.type === 'CancelRequested' && state.faulted !== undefined && !state.paused) return true;
+  if (cause.type === 'CancelRequested' && state.faulted !== undefined && !state.paused) {
+    // The way out of a fault, but for the pivot's: while that may have succeeded, a cancel waits (I7).
+    return state.pivot !== 'inFlight' || refusesPivot(state, state.faulted.cause);
+  }
   if (machineIsOpen(state) && state.deferred.length === 0) return true;
   return !state.paused && state.faulted === undefined && !concernsMachine(state, cause);
 }

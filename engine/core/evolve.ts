@@ -69,6 +69,8 @@ function applyEvent(
     next.deferred = [...next.deferred, event.cause];
   } else if (event.type === 'InputFaulted') {
     takeDeferred(next, event.cause);
+    // A cancel or a verb met a fault of its own: what had faulted before comes after it.
+    if (next.faulted !== undefined) next.deferred = [next.faulted.cause, ...next.deferred];
     next.faulted = { cause: event.cause, failure: event.failure };
     emit(turn, { type: 'SagaStuck', failure: event.failure });
   } else if (event.type === 'SagaStarted') {

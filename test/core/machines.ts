@@ -101,3 +101,11 @@ export const ends = {
   done: { type: 'final' },
   undone: { type: 'final' },
 } as const;
+
+/** Whether a machine's code is bad; one object, so that the bad and the mended edition have the same source text. */
+export interface Edition {
+  isBad: boolean;
+}
+export function oops(): never {
+  throw new Error('a bug of the author');
+}
