@@ -14,7 +14,14 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const PARTS: { [name: string]: { what: string; args: string[] } } = {
   format: {
     what: 'formatting (prettier)',
-    args: ['node_modules/prettier/bin/prettier.cjs', '--check', '--log-level', 'warn', '.'],
+    args: [
+      'node_modules/prettier/bin/prettier.cjs',
+      '--check',
+      '--cache',
+      '--log-level',
+      'warn',
+      '.',
+    ],
   },
   types: { what: 'types (TypeScript 7)', args: ['node_modules/typescript/bin/tsc', '-p', '.'] },
   lint: {
