@@ -156,7 +156,8 @@ export class WorkerRole extends Role {
     const services = new Set(plan.definitions.flatMap((definition) => definition.services));
     this.#kill = [];
     this.#workers = [...services].sort().map((service) => {
-      const database = participantDatabases.get(service) ?? new ParticipantDatabase(() => world.now);
+      const database =
+        participantDatabases.get(service) ?? new ParticipantDatabase(() => world.now);
       participantDatabases.set(service, database);
       const store = memoryStore({
         database,

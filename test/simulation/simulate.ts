@@ -26,6 +26,8 @@ import { Traffic } from './traffic.ts';
 
 export interface SimulationOptions {
   breakage?: Breakage;
+  /** How long after the faults stopped everything must have ended, ms of virtual time. Default 90 min. */
+  settleLimitMs?: number;
   trace?: (line: string) => void;
 }
 
@@ -43,7 +45,7 @@ export interface SimulationResult {
   plan: Plan;
 }
 
-/** How long after the faults stopped everything must have ended: all budgets of attempts and then some. */
+/** The default of settleLimitMs: all budgets of attempts and then some. */
 const SETTLE_LIMIT_MS = 90 * 60_000;
 /** Nothing happens for so long: longer than the longest pause between two attempts. */
 const QUIET_MS = 40_000;
@@ -94,6 +96,7 @@ class Run {
   /** Sagas that have neither ended nor got stuck. */
   readonly #unfinished = new Set<string>();
   readonly #startedAt: number;
+  readonly #settleLimitMs: number;
   #lastEventAt = 0;
   #calm = false;
 
@@ -103,6 +106,7 @@ class Run {
       ...(options.trace === undefined ? {} : { trace: options.trace }),
     });
     this.#startedAt = this.world.now;
+    this.#settleLimitMs = options.settleLimitMs ?? SETTLE_LIMIT_MS;
     this.#random = this.world.random.fork();
     this.plan = drawPlan(this.#random);
     this.world.faults = this.plan.faults;
@@ -208,7 +212,7 @@ class Run {
     world.record('calm');
     this.#resumeLoop();
     return world.run({
-      untilMs: world.now + SETTLE_LIMIT_MS,
+      untilMs: world.now + this.#settleLimitMs,
       maxItems: MAX_ITEMS,
       done: () => this.#isOver(),
     });
