@@ -32,8 +32,9 @@ function testTotals(report, exitCode) {
   const notes = [];
   let counts = [0, 0, 0, 0, 0];
   try {
+    if (report === null) throw new Error('the file is missing');
     const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, numTotalTests } =
-      JSON.parse(report ?? 'null');
+      JSON.parse(report);
     counts = [numPassedTests, numFailedTests, numPendingTests, numTodoTests, numTotalTests];
     if (!counts.every((count) => Number.isInteger(count) && count >= 0))
       throw new TypeError('counts are missing');
