@@ -177,7 +177,7 @@ function summaryRow(summary: SagaSummary): object {
     pivot_passed: summary.pivotPassed,
     failure_code: toTextOrNull(summary.failureCode),
     failure_message: toTextOrNull(summary.failureMessage),
-    output: summary.output === null ? null : JSON.parse(toJsonb(summary.output)),
+    output: summary.output === null ? null : storable(summary.output),
   };
 }
 
@@ -197,12 +197,17 @@ function deadLetterRow(letter: ShardBatch['deadLetters'][number]): object {
     partition: letter.partition,
     message_offset: letter.offset.toString(),
     key: base64(letter.key),
-    headers: JSON.parse(toJsonb(letter.headers)),
+    headers: storable(letter.headers),
     value: base64(letter.value),
     code: letter.code,
     reason: toText(letter.reason),
     at_ms: Math.floor(letter.at),
   };
+}
+
+/** A value as it goes into a jsonb column by way of a larger JSON text. */
+function storable(value: unknown): unknown {
+  return JSON.parse(toJsonb(value)) as unknown;
 }
 
 function base64(text: string | null): string | null {

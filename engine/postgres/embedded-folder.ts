@@ -43,8 +43,8 @@ export async function lockFolder(folder: string): Promise<FolderLock> {
       // `link` fails when the name is taken, and makes the file appear with all of its text at once.
       const taken = await link(draft, path).then(
         () => true,
-        (error: NodeJS.ErrnoException) => {
-          if (error.code === 'EEXIST') return false;
+        (error: unknown) => {
+          if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
           throw error;
         },
       );

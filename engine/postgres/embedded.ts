@@ -348,17 +348,22 @@ function portTaken(port: number): SagaxError {
 
 /** Resolves true when the server takes connections, false when it ended before. */
 async function becomesReady(child: ChildProcess, dataDir: string): Promise<boolean> {
-  let ended = false;
-  child.once('exit', () => (ended = true));
-  child.once('error', () => (ended = true));
+  const ended = new AbortController();
+  child.once('exit', () => ended.abort());
+  child.once('error', () => ended.abort());
   const path = join(dataDir, 'postmaster.pid');
-  for (let waited_ms = 0; waited_ms < START_LIMIT_MS && !ended; waited_ms += POLL_MS) {
+  for (
+    let waited_ms = 0;
+    waited_ms < START_LIMIT_MS && !ended.signal.aborted;
+    waited_ms += POLL_MS
+  ) {
     const lines = (await readFile(path, 'utf8').catch(() => '')).split('\n');
     // The postmaster keeps its state in the eighth line of its pid file.
     if (lines[0] === String(child.pid) && lines[7]?.trim() === 'ready') return true;
     await pause(POLL_MS);
   }
-  if (!ended && child.pid !== undefined) await endProcess(child.pid, STOP_PATIENCE_MS);
+  if (!ended.signal.aborted && child.pid !== undefined)
+    await endProcess(child.pid, STOP_PATIENCE_MS);
   return false;
 }
 

@@ -5,7 +5,7 @@
  * nodes may run it at once, and that no partition is dropped while it holds a live saga or an event
  * that is not on the bus yet (I10).
  */
-import pg from 'pg';
+import type pg from 'pg';
 import { composeSnowflake, parseSnowflake, SNOWFLAKE_EPOCH_MS } from '../core/ids.ts';
 import { OUTBOX_EVENTS } from '../ports.ts';
 import { mapError, sqlState } from './pool.ts';

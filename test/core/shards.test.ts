@@ -1,3 +1,4 @@
+/** Which shard a saga belongs to: Kafka's own hash, so that every producer agrees. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { murmur2, partitionOf } from '../../engine/core/shards.ts';
@@ -38,7 +39,7 @@ describe('partitionOf', () => {
   });
 
   test('spreads Snowflake ids evenly: no partition has twice its share', () => {
-    const counts = new Array<number>(16).fill(0);
+    const counts = Array.from({ length: 16 }, () => 0);
     const base = 7_000_000_000_000_000_000n;
     for (let n = 0n; n < 16_000n; n++) {
       const partition = partitionOf((base + n).toString(), 16);

@@ -1,3 +1,4 @@
+/** What failures of Postgres mean, and that values come back from jsonb as they went in; no server needed. */
 import { describe, expect, test } from 'vitest';
 import { CommitUnknownError, SagaxError } from '../../engine/core/errors.ts';
 import { mapError, retryConflicts, sqlState } from '../../engine/postgres/pool.ts';

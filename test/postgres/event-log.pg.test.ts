@@ -1,3 +1,4 @@
+/** The event log: a batch is written whole or not at all, and comes back as it was (I1, I4, I9). */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { SagaxError } from '../../engine/core/errors.ts';
 import type { LoggedEvent } from '../../engine/core/events.ts';
@@ -270,6 +271,7 @@ describe('a batch out of order is refused whole', () => {
       /from stream version 0 to 0/,
     );
     await ports.eventLog.append(w.batch({ events: [{ ...gap, streamVersion: 2 }] }));
+    expect((await ports.eventLog.load([a])).get(a)?.events).toHaveLength(2);
   });
 
   test('events of another shard or epoch', async () => {
@@ -277,6 +279,7 @@ describe('a batch out of order is refused whole', () => {
     const event = w.event(sagaId(), noted(1));
     await refused(w.batch({ events: [{ ...event, shard: 5 }] }), /of shard 5/);
     await refused(w.batch({ events: [{ ...event, epoch: 1 }] }), /epoch 1/);
+    expect(await position(6)).toMatchObject({ nextSeq: w.lease.nextSeq });
   });
 });
 

@@ -1,3 +1,7 @@
+/** The fence under real races, and connections that break at the worst moment (I2). */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FencedError, CommitUnknownError } from '../../engine/core/errors.ts';
@@ -116,6 +120,9 @@ describe('I2: an append needs the epoch of the shard', () => {
       await waitsForLock('FOR KEY SHARE');
       await client.query('ROLLBACK');
       await append;
+      expect(await taken(ports.shardLeases.acquire(3, 'owner', 1_000))).toMatchObject({
+        nextSeq: 2,
+      });
     });
   });
 
@@ -180,6 +187,49 @@ describe('I2: an append needs the epoch of the shard', () => {
     // The offset moved with the events: it is what the last batch said.
     expect(lease.nextOffset).toBe(BigInt(lease.nextSeq));
   });
+});
+
+test('a node that is stopped in the middle of its appends holds up nobody, and is fenced when it wakes', async () => {
+  const shard = 14;
+  const code = `
+    import { openPostgres } from ${JSON.stringify(new URL('../../engine/postgres/index.ts', import.meta.url).href)};
+    import { sagaId, noted, Writer } from ${JSON.stringify(new URL('./fixtures.ts', import.meta.url).href)};
+    const ports = await openPostgres({ url: ${JSON.stringify(db.url)}, migrate: false });
+    for await (const _line of process.stdin) {
+      const w = new Writer(await ports.shardLeases.acquire(${shard}, 'stopped', 60_000, { steal: true }));
+      const saga = sagaId(Date.now());
+      try {
+        for (let n = 1; ; n++) {
+          await ports.eventLog.append(w.batch({ events: Array.from({ length: 50 }, () => w.event(saga, noted(n))) }));
+          if (n === 3) console.log('appending');
+        }
+      } catch (error) {
+        console.log(error.code);
+      }
+    }`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', code], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  try {
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    for (let round = 0; round < 10; round++) {
+      child.stdin.write('go\n');
+      expect((await lines.next()).value).toBe('appending');
+      child.kill('SIGSTOP');
+      const from = performance.now();
+      const lease = await taken(
+        ports.shardLeases.acquire(shard, 'rescuer', 60_000, { steal: true }),
+      );
+      expect(performance.now() - from).toBeLessThan(2_000);
+      const w = new Writer(lease);
+      await ports.eventLog.append(w.batch({ events: [w.event(sagaId(Date.now()), noted(0))] }));
+      child.kill('SIGCONT');
+      expect((await lines.next()).value).toBe('FENCED');
+    }
+  } finally {
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
 });
 
 describe('a connection that breaks under an append', () => {

@@ -1,3 +1,4 @@
+/** Lists, single sagas and histories; each list walks an index, shown by its plan. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { composeSnowflake } from '../../engine/core/ids.ts';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';

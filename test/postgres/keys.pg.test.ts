@@ -1,3 +1,4 @@
+/** Start keys and dead letters under many callers at once (I4). */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import type { DeadLetter } from '../../engine/ports.ts';

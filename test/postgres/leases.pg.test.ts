@@ -1,3 +1,4 @@
+/** Leases of shards and node ids, Snowflake ids made under them, and the database's clock (I2, I13). */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { SagaxError } from '../../engine/core/errors.ts';
 import { parseSnowflake } from '../../engine/core/ids.ts';
@@ -184,14 +185,15 @@ describe('snowflakes', () => {
       `UPDATE sagax.node_ids SET epoch = epoch + 1, owner = 'x' WHERE node_id = $1`,
       [before],
     );
-    for (;;) {
-      await ports.clock.sleep(20);
-      // Refused in between at most; never an id of the lost node id after its lease was over.
-      const id = await Promise.resolve()
-        .then(() => source.next())
-        .catch(() => null);
-      if (id !== null && parseSnowflake(id).nodeId !== before) break;
-    }
+    // In between the old one may still be used, up to the end of its lease, and then ids are refused.
+    const nodeIdNow = (): number => {
+      try {
+        return parseSnowflake(source.next()).nodeId;
+      } catch {
+        return before;
+      }
+    };
+    await expect.poll(nodeIdNow, { timeout: 5_000, interval: 20 }).not.toBe(before);
     await source.close();
   });
 

@@ -1,3 +1,4 @@
+/** Migrations: once each under concurrent starts, frozen once applied, newer schemas refused or tolerated. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,3 +1,4 @@
+/** Weekly partitions: made ahead by many nodes at once, dropped only when nothing keeps them. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import { ensurePartitions, listOldPartitions, weekOf } from '../../engine/postgres/partitions.ts';

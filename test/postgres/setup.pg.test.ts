@@ -1,3 +1,4 @@
+/** The test run's own Postgres: a clone of the migrated template per test file. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
 

@@ -6,7 +6,6 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { inject } from 'vitest';
-import type {} from './postgres-setup.ts';
 
 export interface TestDatabase {
   url: string;
