@@ -26,8 +26,13 @@ import type { Telemetry } from './telemetry.ts';
 const SNAPSHOT_EVERY_EVENTS = 100;
 /** Wakes of one saga in one batch; a saga with more due timers goes on in the next batch. */
 const WAKES_PER_SAGA = 50;
-/** Characters of a bad message that are kept. */
+/** Characters that are kept of a message which can't be read; one that can be redriven is kept whole. */
 const DEAD_LETTER_TEXT = 65_536;
+/** When a saga that can't be woken is looked at again. Left as they are, such wake-ups would crowd out all others. */
+const STUCK_WAKE_MS = 60_000;
+
+/** Codes of messages that can't be read, whoever reads them again. */
+const UNREADABLE: ReadonlySet<ErrorCode> = new Set(['MESSAGE_INVALID', 'PAYLOAD_REFUSED']);
 
 export interface BatchContext {
   bus: Bus;
@@ -94,6 +99,21 @@ export class BatchBuilder {
     for (const [sagaId, entry] of this.#touched) this.#noteWakeup(sagaId, entry);
   }
 
+  /** In the place of `apply`, for what can't be written: parks the messages, and puts the wakes off. */
+  giveUp(messages: readonly ReceivedMessage[], wakes: readonly string[], error: Error): void {
+    for (const message of this.#fresh(messages))
+      this.#park(message, 'INTERNAL', error.stack ?? error.message);
+    for (const sagaId of wakes) this.#putOff(sagaId, error);
+  }
+
+  #putOff(sagaId: string, error: Error): void {
+    this.#context.telemetry.log.error(
+      { sagaId, err: error },
+      'a due timer could not be applied; it is tried again in a minute',
+    );
+    this.#wakeups.push({ sagaId, dueAt: this.#context.now + STUCK_WAKE_MS });
+  }
+
   /** Messages at and above the offset that the log has; those below were applied before (I4). */
   #fresh(messages: readonly ReceivedMessage[]): ReceivedMessage[] {
     const { telemetry } = this.#context;
@@ -138,11 +158,8 @@ export class BatchBuilder {
     try {
       this.#applyMessage(one);
     } catch (error) {
-      this.#park(
-        one.message,
-        'INTERNAL',
-        error instanceof Error ? (error.stack ?? error.message) : String(error),
-      );
+      const { stack, message } = asError(error);
+      this.#park(one.message, 'INTERNAL', stack ?? message);
     }
   }
 
@@ -150,7 +167,8 @@ export class BatchBuilder {
     try {
       this.#wake(sagaId);
     } catch (error) {
-      this.#context.telemetry.log.error({ sagaId, err: error }, 'a due timer could not be applied');
+      // What it did before it threw stands; its row is written by #noteWakeup then.
+      if (!this.#touched.has(sagaId)) this.#putOff(sagaId, asError(error));
     }
   }
 
@@ -169,7 +187,7 @@ export class BatchBuilder {
         this.#context.telemetry.count('inputs_ignored_total');
         return;
       case 'unusable':
-        return this.#park(message, 'REPLAY_DIVERGED', entry.error.message);
+        return this.#park(message, entry.error.code, entry.error.message);
       case 'absent':
         return this.#applyFirst(message, input);
       case 'live':
@@ -245,7 +263,7 @@ export class BatchBuilder {
         this.#wakeups.push({ sagaId, dueAt: null });
         return;
       }
-      if (entry.kind === 'unusable') return;
+      if (entry.kind === 'unusable') return this.#putOff(sagaId, entry.error);
       const { definition, state } = entry;
       const decision = this.#context.decide(
         definition,
@@ -334,7 +352,9 @@ export class BatchBuilder {
       offset: message.offset,
       key: message.key,
       headers: message.headers,
-      value: message.value?.slice(0, DEAD_LETTER_TEXT) ?? null,
+      value: UNREADABLE.has(code)
+        ? (message.value?.slice(0, DEAD_LETTER_TEXT) ?? null)
+        : message.value,
       code,
       reason,
       at: now,
@@ -391,6 +411,10 @@ export class BatchBuilder {
   keep(): void {
     for (const [sagaId, entry] of this.#touched) this.#context.store.put(sagaId, entry);
   }
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 function parse(message: ReceivedMessage): Parsed {

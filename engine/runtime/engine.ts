@@ -7,7 +7,7 @@
  */
 import type { decide } from '../core/decide.ts';
 import type { AnyDefinition } from '../core/define.ts';
-import { FencedError } from '../core/errors.ts';
+import { FencedError, SagaxError } from '../core/errors.ts';
 import { topicNames } from '../core/wire.ts';
 import type { Bus, BusBatch, Clock, EventLog, ShardLeases, Subscription } from '../ports.ts';
 import { createRegistry, type Registry } from './registry.ts';
@@ -46,6 +46,12 @@ export interface Engine {
 const DEFAULT_LEASE_TTL_MS = 10_000;
 const DEFAULT_CACHE_CAPACITY = 20_000;
 const OPEN_RETRY_MS = 250;
+const LOSSES: { readonly [reason in LossReason]: string } = {
+  fenced: 'another owner has the shard; all memory of it is dropped',
+  unknown: 'the outcome of a commit is unknown; the shard is read anew',
+  stale: 'the memory of a shard does not fit its log; it is read anew',
+};
+const nothing = (): void => undefined;
 
 export function createEngine(options: EngineOptions): Engine {
   return new EngineNode(options);
@@ -59,12 +65,13 @@ class EngineNode implements Engine {
   readonly #shards = new Map<number, Shard>();
   /** Shards that the bus has given us and not taken away. */
   readonly #assigned = new Set<number>();
-  /** Shards whose last commit has an unknown outcome: the live lease on them is our own. */
-  readonly #unknown = new Set<number>();
-  /** Lost shards that are being opened again; a shard has one such opening at a time. */
-  readonly #reopening = new Map<number, Promise<Shard | null>>();
+  /** Per shard the end of its last opening or closing: the next one waits for it. */
+  readonly #turns = new Map<number, Promise<void>>();
   /** Lost shards that are tried again until they are ours or the bus takes them away. */
   readonly #recovering = new Set<number>();
+  /** No shard is opened any more. */
+  readonly #draining = new AbortController();
+  /** Leases are not renewed any more. */
   readonly #stop = new AbortController();
   #subscription: Subscription | null = null;
   #renewals: Promise<void> | null = null;
@@ -99,9 +106,15 @@ class EngineNode implements Engine {
   }
 
   async drain(): Promise<void> {
-    await this.#subscription?.close();
+    this.#draining.abort();
+    const giveBackAll = async (): Promise<void> => {
+      await Promise.all([...this.#shards.keys()].map((shard) => this.#giveBack(shard)));
+    };
+    // Both at once: the subscription waits for running batches, and one that waits for a database or a bus
+    // that is away ends only because its shard is closed.
+    await Promise.all([this.#subscription?.close(), giveBackAll()]);
+    await giveBackAll();
     this.#stop.abort();
-    await Promise.all([...this.#shards.keys()].map((shard) => this.#giveBack(shard)));
     await this.#renewals;
   }
 
@@ -117,29 +130,70 @@ class EngineNode implements Engine {
   /** The bus says that a partition is ours: take its shard from whoever had it. @returns where to read on */
   async #take(number: number): Promise<bigint | null> {
     this.#assigned.add(number);
-    for (;;) {
+    while (this.#mayHold(number)) {
       try {
-        await this.#reopening.get(number)?.catch(() => null);
-        const shard = await this.#open(number, true);
-        if (shard !== null && this.#assigned.has(number)) return shard.nextOffset;
-        // Taken away again while it was being opened.
-        if (shard !== null) await this.#giveBack(number);
+        const shard = await this.#inTurn(number, () => this.#open(number, true));
+        if (shard !== null) {
+          await this.#checkInbox(number, shard.nextOffset);
+          return shard.nextOffset;
+        }
       } catch (error) {
-        this.#telemetry.log.warn(
+        this.#telemetry.log.error(
           { shard: number, err: error },
           'a shard could not be taken; it is tried again',
         );
+        await this.#options.clock.sleep(OPEN_RETRY_MS, this.#draining.signal);
       }
-      if (this.#stop.signal.aborted || !this.#assigned.has(number)) return null;
-      await this.#options.clock.sleep(OPEN_RETRY_MS, this.#stop.signal);
     }
+    return null;
   }
 
+  /**
+   * An inbox that ends below our offset is not the one whose messages were applied. What comes into it would be
+   * dropped as applied before, though it was accepted (I4): better that nothing is read.
+   */
+  async #checkInbox(number: number, nextOffset: bigint): Promise<void> {
+    const { bus, topology } = this.#options;
+    const { inbox } = topicNames(topology.topicPrefix);
+    let ends: Map<number, bigint>;
+    try {
+      ends = await bus.endOffsets(inbox);
+    } catch (error) {
+      this.#telemetry.log.warn({ shard: number, err: error }, "the inbox's end could not be read");
+      return;
+    }
+    const end = ends.get(number);
+    if (end === undefined || end >= nextOffset) return;
+    throw new SagaxError(
+      'TOPOLOGY_MISMATCH',
+      `Partition ${number} of topic "${inbox}" ends at offset ${end}, but the event log has applied all below ${nextOffset}: ` +
+        'the topic was deleted, cut, or is another one than before. Use the topic prefix that this database was run ' +
+        'with, or restore the topic; if its messages are gone for good, stop all engines and set next_offset in ' +
+        `sagax.shard_positions to ${end} for shard ${number}.`,
+    );
+  }
+
+  #mayHold(number: number): boolean {
+    return this.#assigned.has(number) && !this.#draining.signal.aborted;
+  }
+
+  /** Two openings of one shard side by side would leave one of them behind, unseen and never closed. */
+  #inTurn<T>(number: number, work: () => Promise<T>): Promise<T> {
+    const result = (this.#turns.get(number) ?? Promise.resolve()).then(work);
+    const ended = result.then(nothing, nothing);
+    this.#turns.set(number, ended);
+    void ended.then(() => {
+      if (this.#turns.get(number) === ended) this.#turns.delete(number);
+    });
+    return result;
+  }
+
+  /** @returns null when another's lease is live, or the shard was taken away meanwhile */
   async #open(number: number, steal: boolean): Promise<Shard | null> {
     const { shardLeases, owner, cacheCapacity } = this.#options;
     const before = this.#shards.get(number);
-    if (before !== undefined) await before.close();
     this.#shards.delete(number);
+    await before?.close();
     const lease = await shardLeases.acquire(number, owner, this.#leaseTtlMs, { steal });
     if (lease === null) return null;
     const shard = new Shard(
@@ -156,13 +210,14 @@ class EngineNode implements Engine {
       lease,
       (reason) => this.#lost(shard, reason),
     );
-    try {
-      await shard.open();
-    } catch (error) {
-      await shard.close();
-      throw error;
+    // Kept though it was taken away meanwhile, it would be renewed for ever, and its new owner, who may be
+    // waiting for a free lease, would never get it.
+    if (!this.#mayHold(number)) {
+      await this.#release(shard);
+      return null;
     }
     this.#shards.set(number, shard);
+    shard.open();
     this.#telemetry.count('shards_taken_total');
     this.#telemetry.log.info(
       { shard: number, epoch: lease.epoch, nextOffset: String(lease.nextOffset) },
@@ -172,13 +227,7 @@ class EngineNode implements Engine {
   }
 
   #lost(shard: Shard, reason: LossReason): void {
-    this.#telemetry.log.warn(
-      { shard: shard.number, epoch: shard.epoch, reason },
-      reason === 'fenced'
-        ? 'another owner has the shard; all memory of it is dropped'
-        : 'the outcome of a commit is unknown; the shard is read anew',
-    );
-    if (reason === 'unknown') this.#unknown.add(shard.number);
+    this.#telemetry.log.warn({ shard: shard.number, epoch: shard.epoch, reason }, LOSSES[reason]);
     if (this.#shards.get(shard.number) === shard) this.#shards.delete(shard.number);
     void this.#recover(shard.number);
   }
@@ -190,22 +239,20 @@ class EngineNode implements Engine {
   async #recover(number: number): Promise<void> {
     if (this.#recovering.has(number)) return;
     this.#recovering.add(number);
-    while (this.#isWanted(number)) {
+    while (this.#mayHold(number) && !this.#shards.has(number)) {
+      let pauseMs = this.#leaseTtlMs / 3;
       try {
-        if ((await this.#reopen(number)) !== null) break;
+        // One that is lost again at once is seen after the pause: it must not be opened in a busy loop.
+        if ((await this.#reopen(number)) !== null) pauseMs = OPEN_RETRY_MS;
       } catch (error) {
         this.#telemetry.log.warn(
           { shard: number, err: error },
           'a lost shard could not be opened; it is tried again',
         );
       }
-      await this.#options.clock.sleep(this.#leaseTtlMs / 3, this.#stop.signal);
+      await this.#options.clock.sleep(pauseMs, this.#draining.signal);
     }
     this.#recovering.delete(number);
-  }
-
-  #isWanted(number: number): boolean {
-    return this.#assigned.has(number) && !this.#shards.has(number) && !this.#stop.signal.aborted;
   }
 
   async #giveBack(number: number): Promise<void> {
@@ -213,12 +260,16 @@ class EngineNode implements Engine {
     const shard = this.#shards.get(number);
     if (shard === undefined) return;
     this.#shards.delete(number);
+    await this.#inTurn(number, () => this.#release(shard));
+  }
+
+  async #release(shard: Shard): Promise<void> {
     await shard.close();
     try {
-      await this.#options.shardLeases.release(number, this.#options.owner, shard.epoch);
+      await this.#options.shardLeases.release(shard.number, this.#options.owner, shard.epoch);
     } catch (error) {
       this.#telemetry.log.warn(
-        { shard: number, err: error },
+        { shard: shard.number, err: error },
         'a lease could not be given back; it runs out by itself',
       );
     }
@@ -236,27 +287,17 @@ class EngineNode implements Engine {
    * in a while: it isn't fought for, only taken once its lease is free.
    */
   async #retake(number: number): Promise<Shard> {
-    const shard = this.#assigned.has(number) ? await this.#reopen(number) : null;
+    const shard = await this.#reopen(number);
     if (shard === null) throw new FencedError(`Shard ${number} has another owner.`);
     return shard;
   }
 
+  /** Never steals: after a commit of unknown outcome the lease is our own, or somebody has taken it with right. */
   #reopen(number: number): Promise<Shard | null> {
-    const running = this.#reopening.get(number);
-    if (running !== undefined) return running;
-    const opening = this.#openLost(number).finally(() => this.#reopening.delete(number));
-    this.#reopening.set(number, opening);
-    return opening;
-  }
-
-  async #openLost(number: number): Promise<Shard | null> {
-    const shard = await this.#open(number, this.#unknown.has(number));
-    this.#unknown.delete(number);
-    if (shard === null || this.#assigned.has(number)) return shard;
-    // Taken away while it was being opened. Kept, it would be renewed for ever, and the new owner, who
-    // waits for a free lease, would never get it.
-    await this.#giveBack(number);
-    return null;
+    return this.#inTurn(number, async () => {
+      if (!this.#mayHold(number)) return null;
+      return this.#shards.get(number) ?? this.#open(number, false);
+    });
   }
 
   async #renew(): Promise<void> {
@@ -273,10 +314,8 @@ class EngineNode implements Engine {
         const lost = new Set(await shardLeases.renew(owner, held, this.#leaseTtlMs));
         for (const { shard: number, epoch } of held) {
           const shard = this.#shards.get(number);
-          if (lost.has(number) && shard?.epoch === epoch) {
-            this.#lost(shard, 'fenced');
-            await shard.close();
-          }
+          // Not waited for: its end must not hold up the renewal of the others.
+          if (lost.has(number) && shard?.epoch === epoch) shard.lose('fenced');
         }
       } catch (error) {
         this.#telemetry.log.warn({ err: error }, 'leases could not be renewed; it is tried again');

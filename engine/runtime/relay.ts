@@ -32,9 +32,11 @@ export class Relay {
   readonly #stop = new AbortController();
   #queue: LoggedEvent[] = [];
   #publishedSeq: number;
+  /** Where the log stands behind the last event of the queue. */
+  #queuedUpTo = 0;
   #running: Promise<void> | null = null;
   #waiting: (() => void)[] = [];
-  #onProgress: () => void;
+  readonly #onProgress: () => void;
 
   constructor(deps: RelayDeps, shard: number, publishedSeq: number, onProgress: () => void) {
     this.#deps = deps;
@@ -49,33 +51,49 @@ export class Relay {
   }
 
   /**
-   * Queues what the previous owner may not have published; called before the first `offer`.
+   * Queues what the previous owner may not have published, page by page as the bus takes it. Never rejects;
+   * resolves when all is queued, or the relay has stopped. Nothing is offered before that.
    * @param lastSeq the last `shardSeq` of the log at take-over
    */
   async recover(lastSeq: number): Promise<void> {
     let after = this.#publishedSeq;
-    for (;;) {
-      const page = await this.#deps.eventLog.readOutbox(this.#shard, after, PAGE_LIMIT);
-      const last = page.at(-1);
-      if (last === undefined) break;
-      after = last.shardSeq;
-      this.offer(page, page.length < PAGE_LIMIT ? lastSeq : after);
+    while (after < lastSeq) {
+      const page = await this.#readPage(after);
+      if (page === null) return;
+      // Behind a page that is not full there is nothing more to publish.
+      after = page.length < PAGE_LIMIT ? lastSeq : (page.at(-1)?.shardSeq ?? lastSeq);
+      this.offer(page, after);
       await this.room();
-      if (this.#stop.signal.aborted) return;
-      if (page.length < PAGE_LIMIT) return;
     }
-    this.offer([], lastSeq);
+  }
+
+  /** @returns null when the relay has stopped */
+  async #readPage(after: number): Promise<LoggedEvent[] | null> {
+    const { eventLog, clock, telemetry } = this.#deps;
+    for (let pauseMs = RETRY_FIRST_MS; !this.#stop.signal.aborted;) {
+      try {
+        const page = await eventLog.readOutbox(this.#shard, after, PAGE_LIMIT);
+        return this.#stop.signal.aborted ? null : page;
+      } catch (error) {
+        telemetry.log.warn(
+          { shard: this.#shard, err: error },
+          'what is to be published could not be read; it is tried again',
+        );
+        await clock.sleep(pauseMs, this.#stop.signal);
+        pauseMs = Math.min(RETRY_LONGEST_MS, pauseMs * 2);
+      }
+    }
+    return null;
   }
 
   /** Hands over committed events, in order. @param upToSeq the last `shardSeq` of their batch */
   offer(events: readonly LoggedEvent[], upToSeq: number): void {
-    const outbox = events.filter((logged) => OUTBOX_EVENTS.has(logged.event.type));
-    this.#queue.push(...outbox);
-    if (this.#queue.length === 0) this.#advance(upToSeq);
-    else this.#queuedUpTo = upToSeq;
-    if (this.#queue.length > 0) this.#running ??= this.#run();
+    for (const logged of events) if (OUTBOX_EVENTS.has(logged.event.type)) this.#queue.push(logged);
+    if (this.#queue.length === 0) return this.#advance(upToSeq);
+    this.#queuedUpTo = upToSeq;
+    // After `stop` nothing runs any more: what is queued is the next owner's to publish.
+    if (!this.#stop.signal.aborted) this.#running ??= this.#run();
   }
-  #queuedUpTo = 0;
 
   /** Resolves when the backlog is small enough for another batch, or the relay has stopped. */
   room(): Promise<void> {
@@ -97,8 +115,9 @@ export class Relay {
     let pauseMs = RETRY_FIRST_MS;
     while (this.#queue.length > 0 && !this.#stop.signal.aborted) {
       const batch = this.#queue.slice(0, PUBLISH_LIMIT);
+      const messages = batch.flatMap((logged) => this.#encode(logged));
       try {
-        await this.#deps.bus.publish(batch.flatMap((logged) => this.#encode(logged)));
+        if (messages.length > 0) await this.#deps.bus.publish(messages);
       } catch (error) {
         this.#deps.telemetry.count('publish_failures_total');
         this.#deps.telemetry.log.warn(
@@ -110,7 +129,7 @@ export class Relay {
         continue;
       }
       pauseMs = RETRY_FIRST_MS;
-      this.#deps.telemetry.count('messages_published_total', batch.length);
+      this.#deps.telemetry.count('messages_published_total', messages.length);
       this.#queue = this.#queue.slice(batch.length);
       this.#advance(this.#queue.length === 0 ? this.#queuedUpTo : (batch.at(-1)?.shardSeq ?? 0));
       if (this.#queue.length < BACKLOG_LIMIT) this.#letIn();
@@ -118,9 +137,20 @@ export class Relay {
     this.#running = null;
   }
 
+  /** What can't be a message never will be: it must not keep the shard's other commands back (its step times out). */
   #encode(logged: LoggedEvent): BusMessage[] {
-    const message = messageOf(logged, this.#deps.topology);
-    return message === null ? [] : [message];
+    try {
+      const message = messageOf(logged, this.#deps.topology);
+      return message === null ? [] : [message];
+    } catch (error) {
+      const { sagaId, streamVersion } = logged;
+      this.#deps.telemetry.count('publish_failures_total');
+      this.#deps.telemetry.log.error(
+        { sagaId, streamVersion, err: error },
+        'an event can not be put on the bus and is passed over',
+      );
+      return [];
+    }
   }
 
   #advance(seq: number): void {

@@ -6,7 +6,7 @@
  * that saga (I9). Only the shard's owner uses it; losing it loses nothing.
  */
 import { createHash } from 'node:crypto';
-import { ReplayDivergence } from '../core/errors.ts';
+import { ReplayDivergence, SagaxError } from '../core/errors.ts';
 import { TERMINAL_EVENTS, type LoggedEvent } from '../core/events.ts';
 import { fold } from '../core/evolve.ts';
 import { canonicalJson, type Json } from '../core/json.ts';
@@ -28,20 +28,25 @@ export type Entry =
   | { kind: 'absent' }
   | { kind: 'ended' }
   /** The definition's version is not known here, or no longer gives what the log has. */
-  | { kind: 'unusable'; error: Error & { code: string } };
+  | { kind: 'unusable'; error: SagaxError };
 
 export interface SagaStoreDeps {
   eventLog: EventLog;
   registry: Registry;
   telemetry: Telemetry;
-  /** Most live sagas kept in memory. */
+  /** Most live sagas kept in memory, and as many ids of ended ones. */
   capacity: number;
 }
+
+/** Part of a state's hash: raised with every change of SagaState, so that no older snapshot is taken for a new one. */
+const STATE_SHAPE = 1;
 
 export class SagaStore {
   readonly #deps: SagaStoreDeps;
   /** In order of use, oldest first. */
   readonly #cache = new Map<string, Extract<Entry, { kind: 'live' }>>();
+  /** Ids of sagas that ended lately: without them each late or repeated answer would read a whole stream. */
+  readonly #ended = new Set<string>();
 
   constructor(deps: SagaStoreDeps) {
     this.#deps = deps;
@@ -57,8 +62,9 @@ export class SagaStore {
     const missing: string[] = [];
     for (const sagaId of sagaIds) {
       const cached = this.#cache.get(sagaId);
-      if (cached === undefined) missing.push(sagaId);
-      else entries.set(sagaId, cached);
+      if (cached !== undefined) entries.set(sagaId, cached);
+      else if (this.#ended.has(sagaId)) entries.set(sagaId, { kind: 'ended' });
+      else missing.push(sagaId);
     }
     if (missing.length > 0) {
       const loaded = await this.#deps.eventLog.load(missing);
@@ -71,11 +77,19 @@ export class SagaStore {
   /** Keeps what was committed. */
   put(sagaId: string, entry: Extract<Entry, { kind: 'live' }>): void {
     this.#cache.delete(sagaId);
-    if (entry.state.phase === 'ended') return;
+    if (entry.state.phase === 'ended') return this.#noteEnded(sagaId);
     this.#cache.set(sagaId, entry);
     if (this.#cache.size <= this.#deps.capacity) return;
     const oldest = this.#cache.keys().next().value;
     if (oldest !== undefined) this.#cache.delete(oldest);
+  }
+
+  /** Nothing follows an end (I5), so this can't become wrong. */
+  #noteEnded(sagaId: string): void {
+    this.#ended.add(sagaId);
+    if (this.#ended.size <= this.#deps.capacity) return;
+    const oldest = this.#ended.values().next().value;
+    if (oldest !== undefined) this.#ended.delete(oldest);
   }
 
   async #restore(
@@ -85,7 +99,10 @@ export class SagaStore {
     if (loaded === undefined || (loaded.snapshot === null && loaded.events.length === 0))
       return { kind: 'absent' };
     const last = loaded.events.at(-1);
-    if (last !== undefined && TERMINAL_EVENTS.has(last.event.type)) return { kind: 'ended' };
+    if (last !== undefined && TERMINAL_EVENTS.has(last.event.type)) {
+      this.#noteEnded(sagaId);
+      return { kind: 'ended' };
+    }
     const { snapshot } = loaded;
     if (snapshot !== null) {
       const entry = this.#fromSnapshot(sagaId, snapshot, loaded.events);
@@ -93,7 +110,7 @@ export class SagaStore {
       this.#deps.telemetry.count('snapshots_discarded_total');
       this.#deps.telemetry.log.warn(
         { sagaId, streamVersion: snapshot.streamVersion },
-        'a snapshot does not fit its hashes; it is thrown away and the log refolded',
+        'a snapshot does not fit its hashes or its log; it is thrown away and the log refolded',
       );
       const whole = await this.#deps.eventLog.load([sagaId], { ignoreSnapshots: true });
       return this.#fromLog(sagaId, whole.get(sagaId)?.events ?? []);
@@ -101,17 +118,19 @@ export class SagaStore {
     return this.#fromLog(sagaId, loaded.events);
   }
 
+  /** @returns null when the snapshot is of no use: then the log alone decides */
   #fromSnapshot(
     sagaId: string,
     snapshot: SagaSnapshot,
     events: readonly LoggedEvent[],
   ): Entry | null {
     const state = snapshot.state as unknown as SagaState;
+    if (stateHash(state) !== snapshot.stateHash) return null;
     const definition = this.#deps.registry.get(state.definition, state.definitionVersion);
-    if (definition === undefined) return null;
-    if (snapshot.definitionHash !== definition.hash || stateHash(state) !== snapshot.stateHash)
-      return null;
-    return this.#fold(sagaId, definition, events, state, snapshot.streamVersion);
+    if (definition === undefined || snapshot.definitionHash !== definition.hash) return null;
+    if (state.sagaId !== sagaId || state.streamVersion !== snapshot.streamVersion) return null;
+    const entry = this.#fold(sagaId, definition, events, state, snapshot.streamVersion);
+    return entry instanceof SagaxError ? null : entry;
   }
 
   #fromLog(sagaId: string, events: readonly LoggedEvent[]): Entry {
@@ -125,13 +144,15 @@ export class SagaStore {
     }
     const definition = this.#deps.registry.get(start.definition, start.definitionVersion);
     if (definition === undefined) {
-      const error = new ReplayDivergence(
+      const error = new SagaxError(
+        'DEFINITION_UNKNOWN',
         `This process does not know ${start.definition}@${start.definitionVersion}, which saga ${sagaId} runs on. ` +
-          'Deploy it again beside the newer one.',
+          'Deploy it again beside the newer one, then redrive this message.',
       );
       return this.#unusable(sagaId, error);
     }
-    return this.#fold(sagaId, definition, events, null, 0);
+    const entry = this.#fold(sagaId, definition, events, null, 0);
+    return entry instanceof SagaxError ? this.#unusable(sagaId, entry) : entry;
   }
 
   #fold(
@@ -140,24 +161,25 @@ export class SagaStore {
     events: readonly LoggedEvent[],
     from: SagaState | null,
     snapshotVersion: number,
-  ): Entry {
+  ): Entry | ReplayDivergence {
     try {
       const state = fold(definition, sagaId, events, from);
       if (state === null) return { kind: 'absent' };
       if (state.expected.length > 0)
-        throw new ReplayDivergence(`Saga ${sagaId}: the log ends in the middle of a turn.`);
+        return new ReplayDivergence(`Saga ${sagaId}: the log ends in the middle of a turn.`);
+      const last = events.at(-1);
+      if (last !== undefined && last.streamVersion !== state.streamVersion)
+        return new ReplayDivergence(`Saga ${sagaId}: the log has a gap (I1).`);
       return { kind: 'live', definition, state, wakeAt: undefined, snapshotVersion };
     } catch (error) {
-      const wrapped =
-        error instanceof ReplayDivergence
-          ? error
-          : new ReplayDivergence(`Saga ${sagaId} can't be replayed: ${String(error)}`);
-      return this.#unusable(sagaId, wrapped);
+      return error instanceof ReplayDivergence
+        ? error
+        : new ReplayDivergence(`Saga ${sagaId} can't be replayed: ${String(error)}`);
     }
   }
 
-  #unusable(sagaId: string, error: ReplayDivergence): Entry {
-    this.#deps.telemetry.count('replay_divergences_total');
+  #unusable(sagaId: string, error: SagaxError): Entry {
+    if (error.code === 'REPLAY_DIVERGED') this.#deps.telemetry.count('replay_divergences_total');
     this.#deps.telemetry.log.error(
       { sagaId, err: error },
       'a saga is stopped: its log can not be replayed',
@@ -166,9 +188,11 @@ export class SagaStore {
   }
 }
 
-/** SHA-256 over the canonical JSON, hex. */
+/** SHA-256 over the state's shape and canonical JSON, hex. */
 export function stateHash(state: SagaState): string {
-  return createHash('sha256').update(canonicalJson(state)).digest('hex');
+  return createHash('sha256')
+    .update(`${STATE_SHAPE}${canonicalJson(state)}`)
+    .digest('hex');
 }
 
 export function snapshotOf(definition: AnyDefinition, state: SagaState): SagaSnapshot {

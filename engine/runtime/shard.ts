@@ -14,22 +14,20 @@ import { Relay, type RelayDeps } from './relay.ts';
 import type { Registry } from './registry.ts';
 import { SagaStore } from './saga-store.ts';
 import type { Telemetry } from './telemetry.ts';
-import { TimerQueue } from './timer-queue.ts';
+import { WakeUps } from './wake-ups.ts';
 
 /** Wake-ups taken into one batch, so that a herd of timers does not block replies. */
 const WAKES_PER_BATCH = 200;
-/** Inbox bytes (UTF-16 units) taken into one batch. */
+/** Inbox text (UTF-16 units) in one batch: with what its events repeat of it, an append stays within tens of MB. */
 const BATCH_TEXT_LIMIT = 4_000_000;
-/** How far ahead wake-ups are read from the log, and how often. */
-const TIMER_HORIZON_MS = 60_000;
-const TIMER_SCAN_MS = 30_000;
-const TIMER_SCAN_LIMIT = 10_000;
 /** Pause between attempts to append while the database does not answer. */
 const APPEND_RETRY_MS = 250;
 /** How long a shard that closes waits for its batch and its relay, when the database or the bus is away. */
 const CLOSE_LIMIT_MS = 5_000;
 /** How long an advanced `publishedSeq` may wait for a batch to ride on. */
 const PUBLISHED_FLUSH_MS = 1_000;
+/** No saga has this id; reading it shows whether the log can be read at all. */
+const PROBE_ID = '1';
 
 export interface ShardDeps extends RelayDeps {
   eventLog: EventLog;
@@ -43,8 +41,8 @@ export interface ShardDeps extends RelayDeps {
   decide?: typeof coreDecide;
 }
 
-/** Why a shard stopped: fenced by another owner, or the outcome of a commit is not known. */
-export type LossReason = 'fenced' | 'unknown';
+/** Why a shard stopped: fenced by another owner, the outcome of a commit is not known, or memory is behind the log. */
+export type LossReason = 'fenced' | 'unknown' | 'stale';
 
 interface Work {
   messages: readonly ReceivedMessage[];
@@ -58,20 +56,18 @@ export class Shard {
   readonly #deps: ShardDeps;
   readonly #relay: Relay;
   readonly #store: SagaStore;
-  readonly #timers = new TimerQueue();
+  readonly #wakeUps: WakeUps;
   readonly #onLost: (reason: LossReason) => void;
   readonly #stop = new AbortController();
+  readonly #gap: { askedFrom: bigint | null } = { askedFrom: null };
   #nextOffset: bigint;
   #nextSeq: number;
   #persistedSeq: number;
   #work: Work[] = [];
-  #wakes = new Set<string>();
   #running: Promise<void> | null = null;
-  #timerLoop: Promise<void> | null = null;
-  #timerSleep = new AbortController();
-  #horizonAt = 0;
-  #flushDueAt: number | null = null;
-  readonly #gap: { askedFrom: bigint | null } = { askedFrom: null };
+  #recovery: Promise<void> = Promise.resolve();
+  #timers: Promise<void> | null = null;
+  #flushing: Promise<void> | null = null;
 
   constructor(deps: ShardDeps, lease: ShardLease, onLost: (reason: LossReason) => void) {
     this.#deps = deps;
@@ -83,6 +79,7 @@ export class Shard {
     this.#onLost = onLost;
     this.#relay = new Relay(deps, lease.shard, lease.publishedSeq, () => this.#noteProgress());
     this.#store = new SagaStore({ ...deps, capacity: deps.cacheCapacity });
+    this.#wakeUps = new WakeUps(deps, lease.shard, () => this.#kick());
   }
 
   /** Offset of the next inbox message to apply. */
@@ -99,10 +96,13 @@ export class Shard {
     return this.#store.size;
   }
 
-  /** Publishes what the previous owner left, and starts the timers. */
-  async open(): Promise<void> {
-    await this.#relay.recover(this.#nextSeq - 1);
-    this.#timerLoop = this.#runTimers();
+  /**
+   * Begins to publish what the previous owner left, and to look for due timers. Neither is waited for: with
+   * the bus away the first may take long, and the shard must be renewed and can be closed meanwhile.
+   */
+  open(): void {
+    this.#recovery = this.#relay.recover(this.#nextSeq - 1);
+    this.#timers = this.#wakeUps.run();
   }
 
   /**
@@ -110,7 +110,15 @@ export class Shard {
    * @returns where to go on reading, when the messages are not the next ones
    * @throws when the shard is lost or closed meanwhile; the messages come again
    */
-  handle(messages: readonly ReceivedMessage[]): Promise<{ resumeAt: bigint } | undefined> {
+  async handle(messages: readonly ReceivedMessage[]): Promise<{ resumeAt: bigint } | undefined> {
+    for (const part of partsOf(messages)) {
+      const answer = await this.#enqueue(part);
+      if (answer !== undefined) return answer;
+    }
+    return undefined;
+  }
+
+  #enqueue(messages: readonly ReceivedMessage[]): Promise<{ resumeAt: bigint } | undefined> {
     if (!this.isOpen) return Promise.reject(this.#lostError());
     return new Promise((resolve, reject) => {
       this.#work.push({ messages, done: resolve, failed: reject });
@@ -122,27 +130,31 @@ export class Shard {
   async close(): Promise<void> {
     if (this.isOpen) {
       const ended = Promise.resolve(this.#running).then(() => this.#relay.flush());
-      await Promise.race([ended, this.#deps.clock.sleep(CLOSE_LIMIT_MS, this.#stop.signal)]);
+      const limit = new AbortController();
+      const stop = (): void => limit.abort();
+      this.#stop.signal.addEventListener('abort', stop, { once: true });
+      await Promise.race([ended, this.#deps.clock.sleep(CLOSE_LIMIT_MS, limit.signal)]);
+      limit.abort();
       if (this.isOpen) await this.#flushPublished();
     }
     this.#shutDown();
-    await this.#running;
-    await this.#timerLoop;
+    await Promise.all([this.#running, this.#recovery, this.#timers, this.#flushing]);
   }
 
-  #shutDown(): void {
-    this.#stop.abort();
-    this.#timerSleep.abort();
-    this.#relay.stop();
-    for (const work of this.#work) work.failed(this.#lostError());
-    this.#work = [];
-  }
-
-  #lose(reason: LossReason): void {
+  /** Stops at once: what is under way is fenced, or comes again. */
+  lose(reason: LossReason): void {
     if (!this.isOpen) return;
     this.#shutDown();
     this.#deps.telemetry.count('shards_lost_total', 1, { reason });
     this.#onLost(reason);
+  }
+
+  #shutDown(): void {
+    this.#stop.abort();
+    this.#wakeUps.stop();
+    this.#relay.stop();
+    for (const work of this.#work) work.failed(this.#lostError());
+    this.#work = [];
   }
 
   #lostError(): Error {
@@ -150,34 +162,43 @@ export class Shard {
   }
 
   #kick(): void {
-    this.#running ??= this.#run();
+    if (this.isOpen) this.#running ??= this.#run();
   }
 
   async #run(): Promise<void> {
-    while (this.isOpen && (this.#work.length > 0 || this.#wakes.size > 0)) {
+    while (this.isOpen && (this.#work.length > 0 || this.#wakeUps.dueCount > 0)) {
       const work = this.#takeWork();
-      const wakes = [...this.#wakes].slice(0, WAKES_PER_BATCH);
-      for (const sagaId of wakes) this.#wakes.delete(sagaId);
+      const wakes = this.#wakeUps.take(WAKES_PER_BATCH);
       try {
-        const resumeAt = await this.#batch(work, wakes);
+        const resumeAt = await this.#applyOrSplit(
+          work.flatMap(({ messages }) => messages),
+          wakes,
+        );
         for (const { done } of work) done(resumeAt === null ? undefined : { resumeAt });
       } catch (error) {
         for (const { failed } of work) failed(error as Error);
         if (!this.isOpen) break;
-        if (error instanceof FencedError) this.#lose('fenced');
-        else if (error instanceof CommitUnknownError) this.#lose('unknown');
-        else {
-          // Nothing was written (a read failed, say): the bus brings the messages again.
-          for (const sagaId of wakes) this.#wakes.add(sagaId);
-          this.#deps.telemetry.log.error(
-            { shard: this.number, err: error },
-            'a batch failed; it is tried again',
-          );
-          await this.#deps.clock.sleep(APPEND_RETRY_MS, this.#stop.signal);
-        }
+        await this.#failed(error, wakes);
       }
     }
     this.#running = null;
+  }
+
+  async #failed(error: unknown, wakes: readonly string[]): Promise<void> {
+    if (error instanceof FencedError) return this.lose('fenced');
+    if (error instanceof CommitUnknownError) return this.lose('unknown');
+    // The log refused the batch as out of order: trying it again from the same memory could never end.
+    if (error instanceof SagaxError && error.code === 'INTERNAL') {
+      this.#deps.telemetry.log.error({ shard: this.number, err: error }, 'a batch was refused');
+      return this.lose('stale');
+    }
+    // Nothing was written (a read failed, say): the bus brings the messages again.
+    this.#wakeUps.putBack(wakes);
+    this.#deps.telemetry.log.error(
+      { shard: this.number, err: error },
+      'a batch failed; it is tried again',
+    );
+    await this.#deps.clock.sleep(APPEND_RETRY_MS, this.#stop.signal);
   }
 
   #takeWork(): Work[] {
@@ -186,15 +207,59 @@ export class Shard {
     while (this.#work.length > 0 && text < BATCH_TEXT_LIMIT) {
       const next = this.#work.shift();
       if (next === undefined) break;
-      for (const message of next.messages) text += message.value?.length ?? 0;
+      for (const message of next.messages) text += textOf(message);
       taken.push(next);
     }
     return taken;
   }
 
-  async #batch(work: readonly Work[], wakes: readonly string[]): Promise<bigint | null> {
+  /**
+   * One batch; when something in it can't be read or written (not a failure of the database, those have
+   * codes), the halves of it, until the culprit stands alone and is given up. So one bad input never
+   * stops a shard (I12).
+   * @returns where to go on reading, or null
+   */
+  async #applyOrSplit(
+    messages: readonly ReceivedMessage[],
+    wakes: readonly string[],
+  ): Promise<bigint | null> {
+    try {
+      return await this.#batch(messages, wakes);
+    } catch (error) {
+      if (!this.isOpen || error instanceof SagaxError) throw error;
+      if (messages.length + wakes.length > 1) return this.#applyHalves(messages, wakes);
+      // If nothing can be read or written at all, it is not this input's fault.
+      await this.#deps.eventLog.load([PROBE_ID]);
+      return await this.#batch(messages, wakes, error as Error);
+    }
+  }
+
+  async #applyHalves(
+    messages: readonly ReceivedMessage[],
+    wakes: readonly string[],
+  ): Promise<bigint | null> {
+    const isMixed = messages.length > 0 && wakes.length > 0;
+    const middle = isMixed ? messages.length : Math.ceil(messages.length / 2);
+    const cut = isMixed ? 0 : Math.ceil(wakes.length / 2);
+    const resumeAt = await this.#applyOrSplit(messages.slice(0, middle), wakes.slice(0, cut));
+    if (resumeAt !== null) {
+      this.#wakeUps.putBack(wakes.slice(cut));
+      return resumeAt;
+    }
+    return this.#applyOrSplit(messages.slice(middle), wakes.slice(cut));
+  }
+
+  /** @param giveUp set when the only input of the batch can't be applied, with what was thrown */
+  async #batch(
+    messages: readonly ReceivedMessage[],
+    wakes: readonly string[],
+    giveUp?: Error,
+  ): Promise<bigint | null> {
     const { clock, eventLog, telemetry } = this.#deps;
+    await this.#recovery;
     await this.#relay.room();
+    // Whoever waited for the bus may have been closed meanwhile.
+    if (!this.isOpen) throw this.#lostError();
     const builder = new BatchBuilder({
       ...this.#deps,
       decide: this.#deps.decide ?? coreDecide,
@@ -206,10 +271,8 @@ export class Shard {
       gap: this.#gap,
       now: clock.now(),
     });
-    await builder.apply(
-      work.flatMap(({ messages }) => messages),
-      wakes,
-    );
+    if (giveUp === undefined) await builder.apply(messages, wakes);
+    else builder.giveUp(messages, wakes, giveUp);
     await builder.forward();
     if (!builder.isEmpty) {
       const publishedSeq = this.#relay.publishedSeq;
@@ -219,7 +282,7 @@ export class Shard {
       telemetry.observe('append_seconds', (clock.monotonic() - begun) / 1000);
       telemetry.observe('batch_messages', builder.messageCount);
       telemetry.count('events_appended_total', batch.events.length);
-      this.#persistedSeq = batch.publishedSeq ?? this.#persistedSeq;
+      this.#persistedSeq = Math.max(batch.publishedSeq ?? 0, this.#persistedSeq);
       this.#committed(builder, batch.events);
     }
     return builder.resumeAt;
@@ -229,7 +292,7 @@ export class Shard {
     this.#nextOffset = builder.nextOffset;
     this.#nextSeq = builder.nextSeq;
     builder.keep();
-    for (const wakeup of builder.wakeups) this.#noteWakeup(wakeup.sagaId, wakeup.dueAt);
+    for (const wakeup of builder.wakeups) this.#wakeUps.note(wakeup.sagaId, wakeup.dueAt);
     this.#relay.offer(events, this.#nextSeq - 1);
   }
 
@@ -252,11 +315,17 @@ export class Shard {
     }
   }
 
-  /** An advanced `publishedSeq` rides on the next batch, or on one of its own when none comes. */
+  /** An advanced `publishedSeq` rides on the next batch, or on an append of its own when none comes. */
   #noteProgress(): void {
-    if (this.#flushDueAt !== null || !this.isOpen) return;
-    this.#flushDueAt = this.#deps.clock.now() + PUBLISHED_FLUSH_MS;
-    this.#timerSleep.abort();
+    if (this.isOpen) this.#flushing ??= this.#flushLater();
+  }
+
+  async #flushLater(): Promise<void> {
+    await this.#deps.clock.sleep(PUBLISHED_FLUSH_MS, this.#stop.signal);
+    if (this.isOpen && this.#running === null) await this.#flushPublished();
+    this.#flushing = null;
+    // It went on during the flush, or a batch was running that had left before it.
+    if (this.#relay.publishedSeq > this.#persistedSeq) this.#noteProgress();
   }
 
   async #flushPublished(): Promise<void> {
@@ -273,75 +342,29 @@ export class Shard {
         snapshots: [],
         deadLetters: [],
       });
-      this.#persistedSeq = publishedSeq;
+      this.#persistedSeq = Math.max(publishedSeq, this.#persistedSeq);
     } catch (error) {
-      if (error instanceof FencedError) this.#lose('fenced');
+      if (error instanceof FencedError) this.lose('fenced');
       // Otherwise it is only a hint that comes late: a new owner publishes a little more again.
     }
   }
+}
 
-  // ------------------------------------------------------------------ timers
-
-  #noteWakeup(sagaId: string, dueAt: number | null): void {
-    if (dueAt === null || dueAt > this.#horizonAt) return;
-    const isFirst = dueAt < (this.#timers.peek()?.dueAt ?? Infinity);
-    this.#timers.push({ dueAt, sagaId });
-    if (isFirst) this.#timerSleep.abort();
-  }
-
-  async #runTimers(): Promise<void> {
-    const { clock } = this.#deps;
-    let scanDueAt = 0;
-    while (this.isOpen) {
-      const now = clock.now();
-      if (now >= scanDueAt) scanDueAt = (await this.#scanTimers(now)) ?? now + APPEND_RETRY_MS;
-      if (this.#flushDueAt !== null && now >= this.#flushDueAt) {
-        this.#flushDueAt = null;
-        if (this.#running === null) await this.#flushPublished();
-      }
-      this.#takeDue(clock.now());
-      const nextAt = Math.min(
-        this.#timers.peek()?.dueAt ?? Infinity,
-        scanDueAt,
-        this.#flushDueAt ?? Infinity,
-      );
-      this.#timerSleep = new AbortController();
-      if (!this.isOpen) return;
-      await clock.sleep(Math.max(1, nextAt - clock.now()), this.#timerSleep.signal);
+/** Messages in pieces of about BATCH_TEXT_LIMIT. */
+function partsOf(messages: readonly ReceivedMessage[]): ReceivedMessage[][] {
+  const parts: ReceivedMessage[][] = [];
+  let text = Infinity;
+  for (const message of messages) {
+    if (text >= BATCH_TEXT_LIMIT) {
+      parts.push([]);
+      text = 0;
     }
+    parts.at(-1)?.push(message);
+    text += textOf(message);
   }
+  return parts;
+}
 
-  /** @returns when to scan again; null when the log could not be read. */
-  async #scanTimers(now: number): Promise<number | null> {
-    const until = now + TIMER_HORIZON_MS;
-    try {
-      // Set before the read: a wake-up that is committed meanwhile must be seen by one of the two.
-      this.#horizonAt = until;
-      const due = await this.#deps.eventLog.dueWakeups(this.number, until, TIMER_SCAN_LIMIT);
-      for (const wakeup of due) this.#timers.push(wakeup);
-      const last = due.at(-1);
-      if (due.length < TIMER_SCAN_LIMIT || last === undefined) return now + TIMER_SCAN_MS;
-      this.#horizonAt = last.dueAt;
-      return Math.max(now + 1, Math.min(last.dueAt, now + TIMER_SCAN_MS));
-    } catch (error) {
-      this.#deps.telemetry.log.warn(
-        { shard: this.number, err: error },
-        'due timers could not be read; it is tried again',
-      );
-      return null;
-    }
-  }
-
-  #takeDue(now: number): void {
-    for (
-      let first = this.#timers.peek();
-      first !== undefined && first.dueAt <= now;
-      first = this.#timers.peek()
-    ) {
-      this.#timers.pop();
-      this.#deps.telemetry.observe('timer_lateness_seconds', Math.max(0, now - first.dueAt) / 1000);
-      this.#wakes.add(first.sagaId);
-    }
-    if (this.#wakes.size > 0) this.#kick();
-  }
+function textOf(message: ReceivedMessage): number {
+  return message.value?.length ?? 0;
 }

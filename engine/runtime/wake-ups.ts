@@ -1,0 +1,166 @@
+/**
+ * The wake-ups of one shard: those that fall due soon, read from the log and noted as they are committed.
+ *
+ * Guards that no kept wake-up is forgotten (each one up to the horizon is queued here, each one behind it is
+ * read at the horizon at the latest), that a herd of them is read page by page as it is worked off, and that
+ * memory stays bounded. An entry is only a hint: `decide` looks at the saga's own timers (I11).
+ */
+import type { Clock, EventLog } from '../ports.ts';
+import type { Telemetry } from './telemetry.ts';
+import { TimerQueue } from './timer-queue.ts';
+
+/** How far ahead wake-ups are read from the log, and how often. */
+const HORIZON_MS = 60_000;
+const SCAN_MS = 30_000;
+const SCAN_LIMIT = 10_000;
+const SCAN_RETRY_MS = 250;
+/** Entries kept at most; what comes on top is read from the log again when its time has come. */
+const QUEUE_LIMIT = 50_000;
+/** Due sagas that wait for a batch, above which nothing more is read: the log would give the same ones again. */
+const DUE_LOW = 1_000;
+
+export interface WakeUpsDeps {
+  eventLog: EventLog;
+  clock: Clock;
+  telemetry: Telemetry;
+}
+
+export class WakeUps {
+  readonly #deps: WakeUpsDeps;
+  readonly #shard: number;
+  readonly #onDue: () => void;
+  readonly #stop = new AbortController();
+  readonly #queue = new TimerQueue();
+  /** Per saga the time of its one valid entry in the queue; any other entry of it is stale. */
+  readonly #queued = new Map<string, number>();
+  /** Sagas that are due, in order, until a batch takes them. */
+  readonly #due = new Set<string>();
+  #horizonAt = -Infinity;
+  #scanDueAt = -Infinity;
+  #sleep = new AbortController();
+
+  /** @param onDue called when sagas have become due */
+  constructor(deps: WakeUpsDeps, shard: number, onDue: () => void) {
+    this.#deps = deps;
+    this.#shard = shard;
+    this.#onDue = onDue;
+  }
+
+  /** Sagas that are due and not taken. */
+  get dueCount(): number {
+    return this.#due.size;
+  }
+
+  /** Entries in memory, stale ones included. */
+  get size(): number {
+    return this.#queue.size + this.#due.size;
+  }
+
+  /** Takes due sagas for a batch, earliest first. */
+  take(limit: number): string[] {
+    const taken: string[] = [];
+    for (const sagaId of this.#due) {
+      if (taken.length >= limit) break;
+      taken.push(sagaId);
+    }
+    const hadRoom = this.#hasRoom;
+    for (const sagaId of taken) this.#due.delete(sagaId);
+    if (!hadRoom && this.#hasRoom) this.#sleep.abort();
+    return taken;
+  }
+
+  /** Due again: their batch was not written. */
+  putBack(sagaIds: readonly string[]): void {
+    for (const sagaId of sagaIds) this.#due.add(sagaId);
+  }
+
+  /** A wake-up was committed. @param dueAt ms since the epoch; null when the saga has none any more */
+  note(sagaId: string, dueAt: number | null): void {
+    if (dueAt === null) {
+      this.#queued.delete(sagaId);
+      return;
+    }
+    if (dueAt > this.#horizonAt) return;
+    const known = this.#queued.get(sagaId);
+    if (known !== undefined && known <= dueAt) return;
+    if (this.#queue.size >= QUEUE_LIMIT) {
+      this.#horizonAt = dueAt - 1;
+      this.#scanDueAt = Math.min(this.#scanDueAt, dueAt);
+      this.#sleep.abort();
+      return;
+    }
+    const isFirst = dueAt < (this.#queue.peek()?.dueAt ?? Infinity);
+    this.#push(sagaId, dueAt);
+    if (isFirst) this.#sleep.abort();
+  }
+
+  /** Reads and waits until `stop`. */
+  async run(): Promise<void> {
+    const { clock } = this.#deps;
+    while (!this.#stop.signal.aborted) {
+      if (clock.now() >= this.#scanDueAt && this.#hasRoom) await this.#scan(clock.now());
+      this.#takeDue(clock.now());
+      const scanAt = this.#hasRoom ? this.#scanDueAt : Infinity;
+      const nextAt = Math.min(this.#queue.peek()?.dueAt ?? Infinity, scanAt);
+      this.#sleep = new AbortController();
+      if (this.#stop.signal.aborted) return;
+      // Without room `take` wakes it; the period is only a net below that.
+      const rest_ms = Math.min(nextAt - clock.now(), SCAN_MS);
+      await clock.sleep(Math.max(1, rest_ms), this.#sleep.signal);
+    }
+  }
+
+  stop(): void {
+    this.#stop.abort();
+    this.#sleep.abort();
+  }
+
+  get #hasRoom(): boolean {
+    return this.#due.size < DUE_LOW && this.#queue.size < QUEUE_LIMIT / 2;
+  }
+
+  #push(sagaId: string, dueAt: number): void {
+    this.#queued.set(sagaId, dueAt);
+    this.#queue.push({ sagaId, dueAt });
+  }
+
+  async #scan(now: number): Promise<void> {
+    const until = now + HORIZON_MS;
+    // Set before the read: a wake-up that is committed meanwhile must be seen by one of the two.
+    this.#horizonAt = until;
+    this.#scanDueAt = now + SCAN_MS;
+    try {
+      const due = await this.#deps.eventLog.dueWakeups(this.#shard, until, SCAN_LIMIT);
+      for (const { sagaId, dueAt } of due) {
+        const known = this.#queued.get(sagaId);
+        if (known === undefined || known > dueAt) this.#push(sagaId, dueAt);
+      }
+      const last = due.at(-1);
+      if (due.length < SCAN_LIMIT || last === undefined) return;
+      // There are more: they are read when these have fallen due and been worked off.
+      this.#horizonAt = Math.min(this.#horizonAt, last.dueAt);
+      this.#scanDueAt = Math.min(this.#scanDueAt, last.dueAt);
+    } catch (error) {
+      this.#scanDueAt = now + SCAN_RETRY_MS;
+      this.#deps.telemetry.log.warn(
+        { shard: this.#shard, err: error },
+        'due timers could not be read; it is tried again',
+      );
+    }
+  }
+
+  #takeDue(now: number): void {
+    for (
+      let first = this.#queue.peek();
+      first !== undefined && first.dueAt <= now;
+      first = this.#queue.peek()
+    ) {
+      this.#queue.pop();
+      if (this.#queued.get(first.sagaId) !== first.dueAt) continue;
+      this.#queued.delete(first.sagaId);
+      this.#deps.telemetry.observe('timer_lateness_seconds', Math.max(0, now - first.dueAt) / 1000);
+      this.#due.add(first.sagaId);
+    }
+    if (this.#due.size > 0) this.#onDue();
+  }
+}
