@@ -14,8 +14,13 @@ import type { SagaReader } from '../engine/ports-read.ts';
 import { ApiError, invalid } from './problems.ts';
 import { hasEnded, type SagaWatch } from './watch.ts';
 
-/** An id younger than this may belong to a start that is still on its way. */
-const YOUNG_MS = 10_000;
+/**
+ * An id younger than this may belong to a start that is still on its way: its shard may be changing owners,
+ * or the engine be down for a while.
+ */
+const YOUNG_MS = 15 * 60_000;
+/** How far the clock may be behind the one that made an id. */
+const CLOCK_DIFFERENCE_MS = 10_000;
 
 const PAGE = 500;
 /** Events looked through for a command: longer histories than this are beyond what the engine keeps in memory. */
@@ -50,18 +55,29 @@ export class Lookup {
     this.#visibilityWaitMs = options.visibilityWaitMs;
   }
 
-  /** @throws ApiError SAGA_UNKNOWN */
-  async saga(namespace: string, sagaId: string, signal: AbortSignal): Promise<SagaSummary> {
+  /**
+   * @param waitMs how long the caller would wait for it; at least the visibility wait is
+   * @throws ApiError SAGA_UNKNOWN
+   */
+  async saga(
+    namespace: string,
+    sagaId: string,
+    signal: AbortSignal,
+    waitMs = 0,
+  ): Promise<SagaSummary> {
     const found = await this.#reader.get(namespace, sagaId);
     if (found !== null) return found;
     const ageMs = this.#clock.now() - parseSnowflake(sagaId).ms;
-    // A clock a little behind the one that made the id gives a small negative age; a far future is no id of ours.
-    if (ageMs < YOUNG_MS && ageMs > -YOUNG_MS) {
-      const options = { ms: this.#visibilityWaitMs, signal };
+    const isYoung = ageMs < YOUNG_MS && ageMs > -CLOCK_DIFFERENCE_MS;
+    if (isYoung) {
+      const options = { ms: Math.max(this.#visibilityWaitMs, waitMs), signal };
       const seen = await this.#watch.wait(namespace, sagaId, () => true, options);
       if (seen !== null) return seen;
     }
-    throw new ApiError('SAGA_UNKNOWN', `No saga ${sagaId} is in namespace "${namespace}".`);
+    const hint = isYoung
+      ? ' If its start was accepted moments ago, the engine has not come to it yet: ask again.'
+      : '';
+    throw new ApiError('SAGA_UNKNOWN', `No saga ${sagaId} is in namespace "${namespace}".${hint}`);
   }
 
   /** The same, for a request that changes it. @throws ApiError SAGA_ENDED */

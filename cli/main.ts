@@ -12,6 +12,7 @@ import { migrate, startEmbeddedPostgres } from '../engine/postgres/index.ts';
 import { Closers, connect } from './connect.ts';
 import { startHealth } from './health.ts';
 import { loadDefinitions, startApi, startEngine, startWorkers } from './parts.ts';
+import { defaultDataFolder } from './data-folder.ts';
 import { describeSettings, parseSettings, type Settings } from './settings.ts';
 import { welcome } from './welcome.ts';
 
@@ -40,10 +41,9 @@ const COMMANDS: { readonly [name: string]: Run } = {
   start: async (settings, closers) => {
     let url = settings.DATABASE_URL;
     if (url === undefined) {
-      say(`starting an embedded Postgres in ${settings.SAGAX_DATA_DIR} …`);
-      const embedded = await startEmbeddedPostgres({
-        folder: join(settings.SAGAX_DATA_DIR, 'postgres'),
-      });
+      const folder = settings.SAGAX_DATA_DIR ?? (await defaultDataFolder());
+      say(`starting an embedded Postgres in ${folder} …`);
+      const embedded = await startEmbeddedPostgres({ folder: join(folder, 'postgres') });
       closers.add(() => embedded.stop());
       url = embedded.url;
     }

@@ -95,8 +95,8 @@ export const SETTINGS = {
     example: '16',
   },
   SAGAX_DATA_DIR: {
-    schema: z.string().min(1).default('.sagax'),
-    what: 'folder of the embedded Postgres',
+    schema: z.string().min(1).optional(),
+    what: 'folder of the embedded Postgres; default: .sagax here (as root under a closed folder: one in /var/lib/sagax)',
     example: '.sagax',
   },
   SAGAX_HOST: {

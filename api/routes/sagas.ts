@@ -54,9 +54,13 @@ function resultRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const namespace = namespaceOf(context, request.params);
       const signal = clientGone(reply);
-      let summary = await context.lookup.saga(namespace, request.params.sagaId, signal);
-      if (!hasEnded(summary) && request.query.wait > 0) {
-        const options = { ms: request.query.wait * 1_000, signal };
+      const waitMs = request.query.wait * 1_000;
+      const until = context.deps.clock.now() + waitMs;
+      const { sagaId } = request.params;
+      let summary = await context.lookup.saga(namespace, sagaId, signal, waitMs);
+      const restMs = until - context.deps.clock.now();
+      if (!hasEnded(summary) && restMs > 0) {
+        const options = { ms: restMs, signal };
         summary =
           (await context.watch.wait(namespace, summary.sagaId, hasEnded, options)) ?? summary;
       }
