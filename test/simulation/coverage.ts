@@ -76,6 +76,9 @@ export class Coverage {
         if (event.type === 'StepSettled') count(`settled ${event.settlement.outcome}`);
       }
     }
+    for (const entry of evidence.entries) {
+      if (entry.kind === 'appended') entry.snapshots.forEach(() => count('snapshots taken'));
+    }
     for (const { status, definition, state } of evidence.summaries.values()) {
       count(`end ${status}`);
       count(`end of ${definition}: ${status}`);
@@ -133,6 +136,7 @@ export class Coverage {
       ...fates.map((fate) => line(`  ${fate}`, this.counts(`${fate} `))),
       line('processes', [...this.counts('restarts of '), ...this.counts('drains of ')]),
       line('operator', this.counts('operator ')),
+      line('snapshots', [...this.counts('snapshots '), ...this.counts('spoiled ')]),
       line('settled', this.counts('settled ')),
       line('events', this.counts('event ')),
       `events never seen: ${unseen.join(', ') || 'none'}`,

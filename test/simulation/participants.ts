@@ -221,11 +221,20 @@ function elsewhere(one: Served, node: WorldNode, world: ParticipantWorld): Handl
       world.completeLater(commandId, sagaId, one.output(commandId) as Json);
       return context.pending();
     }
-    if (random.chance(world.behaviour().hangChance)) await context.heartbeat();
+    if (random.chance(4 * world.behaviour().hangChance)) await takeLong(node, context);
     if (random.chance(world.behaviour().throwChance / 2)) throw new Error('drawn to throw');
     return one.output(commandId);
   };
   return effect<any>(one.contract, run, { leaseMs: CLAIM_MS });
+}
+
+/** Long work that says so, or that goes silent in the middle. */
+async function takeLong(node: WorldNode, context: EffectContext<any>): Promise<void> {
+  const { random } = node.world;
+  for (let beats = random.int(1, 8); beats > 0; beats--) {
+    await node.clock.sleep(random.int(500, 2_000), context.signal);
+    await context.heartbeat({ beats });
+  }
 }
 
 function rejects(one: Served, node: WorldNode, world: ParticipantWorld): boolean {

@@ -50,6 +50,7 @@ const SETTLE_LIMIT_MS = 90 * 60_000;
 /** Nothing happens for so long: longer than the longest pause between two attempts. */
 const QUIET_MS = 40_000;
 const MAX_ITEMS = 1_500_000;
+const ACTS = ['die', 'stop', 'rebalance', 'steal', 'leave', 'poison', 'spoil'] as const;
 /** Few, so that Snowflake node ids are reused. */
 const NODE_IDS = 6;
 
@@ -246,7 +247,7 @@ class Run {
     const random = this.#random;
     world.schedule(random.int(...plan.actPauseMs), () => this.#act());
     const role = random.pick(this.#roles());
-    const act = random.pick(['die', 'stop', 'rebalance', 'steal', 'leave', 'poison', 'nothing']);
+    const act = random.pick(ACTS);
     world.record(`act ${act} ${role.node.name}`);
     world.count(`act ${act}`);
     switch (act) {
@@ -266,6 +267,18 @@ class Run {
         return;
       case 'poison':
         if (random.chance(plan.poisonChance)) this.#traffic.poison();
+        return;
+      case 'spoil':
+        return this.#spoil();
+    }
+  }
+
+  /** A snapshot that does not fit the log any more: it must be thrown away, never believed. */
+  #spoil(): void {
+    const { snapshots } = this.#lasting.db;
+    for (const [sagaId, text] of snapshots) {
+      this.world.count('spoiled snapshot');
+      snapshots.set(sagaId, text.replace('"stepCount":', '"stepCount":1'));
     }
   }
 

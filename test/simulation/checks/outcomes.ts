@@ -103,21 +103,26 @@ export function checkI12({ streams, summaries }: Evidence): Violation[] {
       if (summary.status !== wanted) add(`it ended as ${wanted} and is shown as ${summary.status}`);
     } else if (summary.status !== 'stuck') {
       add(`it is ${summary.status} in "${summary.state}" for ever; its last event is ${last}`);
-    } else if (summary.failureCode === null || !showsStuck(events)) {
-      add('it is stuck for no reason that is shown');
+    } else {
+      const reasons = stuckFor(events);
+      if (!reasons.some((code) => code === summary.failureCode)) {
+        add(
+          `it is stuck for ${reasons.join(', ') || 'no reason'}; shown is ${summary.failureCode}`,
+        );
+      }
     }
   }
   return found;
 }
 
-/** More commands (or the input) are stuck than have come unstuck. */
-function showsStuck(events: readonly LoggedEvent[]): boolean {
-  const stuck = new Set<string>();
+/** Codes of the failures with which commands (or the input) got stuck and have not come unstuck. */
+function stuckFor(events: readonly LoggedEvent[]): string[] {
+  const stuck = new Map<string, string>();
   for (const { event } of events) {
-    if (event.type === 'SagaStuck') stuck.add(event.commandId ?? 'input');
+    if (event.type === 'SagaStuck') stuck.set(event.commandId ?? 'input', event.failure.code);
     if (event.type === 'SagaUnstuck') stuck.delete(event.commandId ?? 'input');
   }
-  return stuck.size > 0;
+  return [...stuck.values()];
 }
 
 /** What the runtime logged as an error, or parked as its own defect. */
