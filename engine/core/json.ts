@@ -79,6 +79,25 @@ function notJson(path: string, what: string): DefinitionFault {
   );
 }
 
+/**
+ * A deep copy with the keys of every object sorted. An author's code gets only such copies: jsonb does not keep
+ * the order of keys, so code that walks them must find the same order live and on replay (I9).
+ */
+export function sortedCopy<T>(value: T): T {
+  return sorted(value) as T;
+}
+
+function sorted(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return value.map(sorted);
+  const from = value as { [key: string]: unknown };
+  const out: { [key: string]: unknown } = {};
+  for (const key of Object.keys(from).sort()) {
+    if (from[key] !== undefined) out[key] = sorted(from[key]);
+  }
+  return out;
+}
+
 /** Structural equality of JSON values; the order of keys has no meaning (jsonb does not keep it). */
 export function jsonEqual(a: unknown, b: unknown): boolean {
   if (a === b) return true;

@@ -99,9 +99,14 @@ export function machineIsOpen(state: SagaState): boolean {
   return !state.paused && state.faulted === undefined && state.pivot !== 'inFlight';
 }
 
+/** The steps in the order of their requests; that of keys is not the same in a state out of a snapshot. */
+export function stepsOf(state: SagaState): StepState[] {
+  return Object.values(state.steps).sort((a, b) => a.n - b.n);
+}
+
 /** All calls that still await something, with the step they belong to. */
 export function activeCalls(state: SagaState): { step: StepState; call: Call }[] {
-  return Object.values(state.steps).flatMap((step) =>
+  return stepsOf(state).flatMap((step) =>
     [step.call, step.settle, step.compensate].flatMap((call) =>
       call === undefined ? [] : [{ step, call }],
     ),
@@ -171,9 +176,10 @@ export function stuckReason(state: SagaState): Failure | null {
 
 /** The failure to show for a saga: why it is stuck, was compensated, or last failed. */
 export function shownFailure(state: SagaState): Failure | null {
+  // What it is stuck with comes first: a person has to act on that, not on what began the compensation.
   return (
-    state.failure ??
     stuckReason(state) ??
+    state.failure ??
     (statusOf(state) === 'completed' ? null : (state.lastFailure ?? null))
   );
 }

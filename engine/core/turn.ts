@@ -11,12 +11,12 @@ import type { AnyDefinition } from './define.ts';
 import { DefinitionFault } from './errors.ts';
 import type { ConsequenceEvent, Failure } from './events.ts';
 import { fit, wordsOf } from './fit.ts';
-import { toJson, type Json } from './json.ts';
+import { sortedCopy, toJson, type Json } from './json.ts';
 import { isSendable } from './wire.ts';
 import { initialTurn, nextTurn, type MachineAction, type MachineTurn } from './machine.ts';
 import { giveUpForSettlement } from './calls.ts';
 import { pumpObligations } from './obligations.ts';
-import type { SagaState, StepState } from './state.ts';
+import { stepsOf, type SagaState, type StepState } from './state.ts';
 import type { StepSpec } from './steps.ts';
 
 /** Machine turns within one turn of the saga; more means two steps that end each other without any work. */
@@ -172,6 +172,11 @@ function clearTimer(turn: Turn, timerId: string): void {
   emit(turn, { type: 'TimerCleared', timerId });
 }
 
+/** In an order of their own: that of keys is not the same in a state out of a snapshot (I9). */
+function clearAllTimers(turn: Turn): void {
+  for (const timerId of Object.keys(turn.state.timers).sort()) clearTimer(turn, timerId);
+}
+
 function requestStep(turn: Turn, action: { actorId: string; src: string; input: Json }): void {
   const { state, now } = turn;
   const spec = stepSpec(turn, { step: action.src });
@@ -223,7 +228,7 @@ export function trace(state: SagaState): { traceparent?: string } {
 
 /** Steps in flight that the machine no longer waits for. What may have been done is settled, then compensated. */
 function supersedeLeftSteps(turn: Turn, isLeft: (actorId: string) => boolean): void {
-  for (const step of Object.values(turn.state.steps)) {
+  for (const step of stepsOf(turn.state)) {
     if (step.call === undefined || step.givenUp !== undefined || !isLeft(step.actorId)) continue;
     emit(turn, { type: 'StepSuperseded', commandId: step.commandId });
     if (step.class === 'compensatable' || step.class === 'pivot') {
@@ -252,7 +257,7 @@ function startCompensation(turn: Turn, actorId: string): void {
 }
 
 function announceCompensation(turn: Turn, reason: Failure | null): void {
-  const owed = Object.values(turn.state.steps)
+  const owed = stepsOf(turn.state)
     .filter((step) => step.class === 'compensatable')
     .map((step) => step.commandId);
   emit(turn, { type: 'CompensationStarted', reason, owed });
@@ -305,7 +310,7 @@ export function abort(turn: Turn, reason: Failure): void {
   delete state.compensateActorId;
   state.failure = reason;
   turn.machineQueue.length = 0;
-  for (const timerId of Object.keys(state.timers)) clearTimer(turn, timerId);
+  clearAllTimers(turn);
   supersedeLeftSteps(turn, () => true);
   announceCompensation(turn, reason);
   pumpObligations(turn);
@@ -315,7 +320,7 @@ function beginClosing(turn: Turn): void {
   const { state } = turn;
   state.phase = 'closing';
   turn.machineQueue.length = 0;
-  for (const timerId of Object.keys(state.timers)) clearTimer(turn, timerId);
+  clearAllTimers(turn);
   pumpObligations(turn);
 }
 
@@ -344,7 +349,7 @@ export function compensationInput(spec: StepSpec, step: StepState): Json {
   let mapped: unknown;
   try {
     // A copy, so that a mapping that sorts or reverses in place changes no event (I9).
-    mapped = compensation.input(structuredClone({ input: step.input, output: step.output }));
+    mapped = compensation.input(sortedCopy({ input: step.input, output: step.output }));
   } catch (error) {
     throw new DefinitionFault(
       'MACHINE_FAULT',
