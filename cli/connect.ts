@@ -38,12 +38,12 @@ export class Closers {
   }
   /** Closes all, even when one fails. @throws the first failure */
   async close(): Promise<void> {
-    let failure: unknown;
+    let failure: Error | undefined;
     for (const close of this.#closers.splice(0).reverse()) {
       try {
         await close();
       } catch (error) {
-        failure ??= error;
+        failure ??= error instanceof Error ? error : new Error(String(error));
       }
     }
     if (failure !== undefined) throw failure;

@@ -159,7 +159,7 @@ export async function startApi(
     settings.SAGAX_NODE_LEASE_MS,
   );
   closers.add(() => ids.close());
-  const api = await createApi(
+  const api = createApi(
     {
       bus,
       reader: postgres.reader,

@@ -116,8 +116,8 @@ function forward(log: BusLog, entry: { level: number; namespace: string; log: ob
   const { message, timestamp, logger, ...fields } = entry.log as { [name: string]: unknown };
   const text = `kafkajs ${entry.namespace}: ${String(message)}`;
   // What kafkajs calls an error is as a rule one failed try of several, and it logs each one.
-  if (entry.level <= logLevel.ERROR) log.warn(fields, text);
-  else if (entry.level === logLevel.WARN) log.info(fields, text);
+  if (entry.level <= Number(logLevel.ERROR)) log.warn(fields, text);
+  else if (entry.level === Number(logLevel.WARN)) log.info(fields, text);
   else log.debug(fields, text);
 }
 

@@ -50,7 +50,7 @@ export class PlainHost implements Host {
   async io<T>(call: IoCall<T>): Promise<T> {
     if (!this.#alive) return never();
     // One turn of the microtask queue, so that no caller can come to rely on a synchronous effect.
-    await undefined;
+    await Promise.resolve();
     return this.#alive ? call.work() : never();
   }
 

@@ -180,7 +180,7 @@ export class MemorySubscription implements Subscription {
     const pending = this.#pendingCommits.get(key);
     if (pending !== undefined && pending.nextOffset >= nextOffset) return;
     this.#pendingCommits.set(key, { where, nextOffset });
-    this.#flushing ??= this.#flushLater();
+    if (this.#flushing === null) this.#flushing = this.#flushLater();
   }
 
   async #flushLater(): Promise<void> {
@@ -188,7 +188,7 @@ export class MemorySubscription implements Subscription {
       await this.#host.clock.sleep(this.#tuning.commitIntervalMs);
     } else {
       // A turn later, when the caller has set `#flushing`: cleared before that, it would stay set for good.
-      await undefined;
+      await Promise.resolve();
     }
     this.#flushing = null;
     await this.#flush();

@@ -1,3 +1,4 @@
+/** What comes in at the border of the API: bad JSON, limits, unknown routes and parameters, broken connections. */
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { AddressInfo } from 'node:net';

@@ -1,3 +1,4 @@
+/** Verbs on commands: retry, resolve, skip, and completing a pending one. */
 import { describe, expect, it } from 'vitest';
 import type { SagaEvent } from '../../engine/core/events.ts';
 import { composeSnowflake } from '../../engine/core/ids.ts';

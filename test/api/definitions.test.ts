@@ -1,3 +1,4 @@
+/** Definitions as the API shows them: schemas, steps, the machine, the Mermaid diagram. */
 import { describe, expect, it } from 'vitest';
 import { createMachine, type AnyStateMachine } from 'xstate';
 import { Catalog } from '../../api/catalog.ts';

@@ -1,3 +1,4 @@
+/** Random requests: whatever comes in, no answer is a 5xx. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { OutgoingHttpHeaders } from 'node:http';

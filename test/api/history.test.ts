@@ -1,3 +1,4 @@
+/** History by pages and as an event stream. */
 import { once } from 'node:events';
 import { get as httpGet, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';

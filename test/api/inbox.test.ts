@@ -1,3 +1,4 @@
+/** How the API puts inputs on the bus: batches, back-pressure, failures. */
 import { describe, expect, it } from 'vitest';
 import { Inbox } from '../../api/inbox.ts';
 import { SagaxError } from '../../engine/core/errors.ts';

@@ -1,3 +1,4 @@
+/** Signals, cancels, pause and resume. */
 import { describe, expect, it } from 'vitest';
 import { composeSnowflake } from '../../engine/core/ids.ts';
 import { openApi } from './support.ts';

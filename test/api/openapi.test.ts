@@ -1,3 +1,4 @@
+/** The OpenAPI document is valid, complete, and true of real answers. */
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import { describe, expect, it } from 'vitest';
 import { composeSnowflake } from '../../engine/core/ids.ts';

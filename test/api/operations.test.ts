@@ -1,3 +1,4 @@
+/** Dead letters, shards, health, readiness, metrics, and the end of a process. */
 import { once } from 'node:events';
 import { Agent, get, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';

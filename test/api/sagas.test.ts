@@ -1,3 +1,4 @@
+/** Looking at one saga, at its result, and at lists with filters and cursors. */
 import { describe, expect, it } from 'vitest';
 import { attributeValue } from '../../api/routes/sagas.ts';
 import { SagaxError } from '../../engine/core/errors.ts';

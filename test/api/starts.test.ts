@@ -1,3 +1,4 @@
+/** Starts: keys, repeats, batches, waiting, and what is said when the bus or the database is away. */
 import { describe, expect, it } from 'vitest';
 import { SagaxError } from '../../engine/core/errors.ts';
 import { composeSnowflake } from '../../engine/core/ids.ts';

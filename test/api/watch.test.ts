@@ -1,3 +1,4 @@
+/** The poller that all long polls and event streams of a process share. */
 import { describe, expect, it } from 'vitest';
 import { SagaWatch } from '../../api/watch.ts';
 import { ManualClock, settle } from '../../engine/memory/index.ts';

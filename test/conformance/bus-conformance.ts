@@ -174,7 +174,7 @@ function deliveryTests({ bus, topic }: Context): void {
     await bus().publish([message(name, 0, 'a'), message(name, 3, 'b')]);
     await Promise.all(recorders.map((r) => r.until(() => r.messages.length === 2)));
     await Promise.all(subscriptions.map((subscription) => subscription.close()));
-    expect(recorders.map((r) => [...r.values].sort())).toEqual([
+    expect(recorders.map((r) => [...r.values].toSorted(byText))).toEqual([
       ['a', 'b'],
       ['a', 'b'],
     ]);
@@ -359,13 +359,15 @@ function membershipTests({ bus, topic, open, harness }: Context): void {
     await first.until(() => first.moves.length === PARTITIONS + PARTITIONS / 2);
     const partitions = (subscription: typeof one): number[] =>
       subscription.assigned().map(({ partition }) => partition);
-    expect([...partitions(one), ...partitions(two)].sort()).toEqual([0, 1, 2, 3]);
+    expect([...partitions(one), ...partitions(two)].toSorted(byNumber)).toEqual([0, 1, 2, 3]);
     expect(partitions(one)).toHaveLength(PARTITIONS / 2);
 
     await bus().publish(Array.from({ length: PARTITIONS }, (_, p) => message(name, p, `p${p}`)));
     await first.until(() => first.messages.length === 2);
     await second.until(() => second.messages.length === 2);
-    expect(first.messages.map((m) => m.partition).sort()).toEqual(partitions(one).sort());
+    expect(first.messages.map((m) => m.partition).toSorted(byNumber)).toEqual(
+      partitions(one).toSorted(byNumber),
+    );
     for (const batch of [...first.batches, ...second.batches]) batch.commit(1n);
 
     await two.close();
@@ -393,7 +395,7 @@ function membershipTests({ bus, topic, open, harness }: Context): void {
     await recorder.until(() => recorder.messages.length === PARTITIONS);
     expect(subscription.assigned()).toHaveLength(PARTITIONS);
     await subscription.close();
-    expect([...recorder.values].sort()).toEqual(['p0', 'p1', 'p2', 'p3']);
+    expect([...recorder.values].toSorted(byText)).toEqual(['p0', 'p1', 'p2', 'p3']);
   });
 }
 
@@ -417,4 +419,12 @@ function poisonTests({ bus, topic, harness }: Context): void {
 
 export function message(topic: string, partition: number, value: string): BusMessage {
   return { topic, partition, key: `k${partition}`, headers: { ce_id: value.slice(0, 20) }, value };
+}
+
+function byText(a: string | null, b: string | null): number {
+  return String(a) < String(b) ? -1 : 1;
+}
+
+function byNumber(a: number, b: number): number {
+  return a - b;
 }

@@ -1,3 +1,4 @@
+/** docs/ERRORS.md and the table of codes say the same, both ways. */
 import { readFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { statusesOf } from '../../api/problems.ts';

@@ -45,8 +45,8 @@ describe.skipIf(skipped)('a broker of its own', () => {
       const wave = values.map((value, i) => message(topic, i % PARTITIONS, value));
       const ok = await bus.publish(wave).then(
         () => true,
-        (error: { code: string }) => {
-          expect(error.code).toBe('BUS_UNAVAILABLE');
+        (error: unknown) => {
+          expect((error as { code: string }).code).toBe('BUS_UNAVAILABLE');
           failed += 1;
           return false;
         },

@@ -106,7 +106,8 @@ describe('World', () => {
       const call = { point: 'p', work: () => (done += 1), unknown: () => new Error('unknown') };
       node.io(call).then(
         () => (result = 'answer'),
-        (error: Error) => (result = error.message === 'unknown' ? 'unknown' : 'failure'),
+        (error: unknown) =>
+          (result = (error as Error).message === 'unknown' ? 'unknown' : 'failure'),
       );
       await world.run({});
       const fate = [...world.tally.keys()][0]?.split(' ')[0] ?? 'done';

@@ -226,6 +226,7 @@ describe('groups', () => {
     await bus.ensureTopics([{ topic: 'later', partitions: 1 }]);
     await bus.publish([message('later', 0, 'x')]);
     await recorder.until(() => recorder.messages.length === 1);
+    expect(recorder.values).toEqual(['x']);
     await subscription.close();
   });
 });

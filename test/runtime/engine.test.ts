@@ -94,7 +94,7 @@ async function until<T>(
 const ended = (ports: Ports, sagaId: string) =>
   until(ports, async () => {
     const saga = await ports.reader.get('default', sagaId);
-    return saga?.endedAt == null ? null : saga;
+    return saga === null || saga.endedAt === null ? null : saga;
   });
 const typesOf = async (ports: Ports, sagaId: string): Promise<string[]> =>
   (await ports.reader.history(sagaId, 0, 1_000)).map(({ event }) => event.type);

@@ -11,7 +11,6 @@ import type { ExampleService } from './service.ts';
 import { shipping } from './shipping/service.ts';
 
 export type { ExampleService } from './service.ts';
-export type { Sql } from './sql.ts';
 
 export const exampleServices: readonly ExampleService[] = [
   inventory,
