@@ -112,12 +112,15 @@ function saslConfig(sasl: KafkaSasl): SASLOptions {
   };
 }
 
+/** kafkajs's levels as the numbers that its log entries carry. */
+const LEVELS: { error: number; warn: number } = { error: logLevel.ERROR, warn: logLevel.WARN };
+
 function forward(log: BusLog, entry: { level: number; namespace: string; log: object }): void {
   const { message, timestamp, logger, ...fields } = entry.log as { [name: string]: unknown };
   const text = `kafkajs ${entry.namespace}: ${String(message)}`;
   // What kafkajs calls an error is as a rule one failed try of several, and it logs each one.
-  if (entry.level <= Number(logLevel.ERROR)) log.warn(fields, text);
-  else if (entry.level === Number(logLevel.WARN)) log.info(fields, text);
+  if (entry.level <= LEVELS.error) log.warn(fields, text);
+  else if (entry.level === LEVELS.warn) log.info(fields, text);
   else log.debug(fields, text);
 }
 
