@@ -27,7 +27,7 @@ export class MemorySubscription implements Subscription {
   readonly #ready = gate();
   readonly #closed = gate();
   readonly #loop: Promise<void>;
-  #flushing: Promise<void> | null = null;
+  #flushIsDue = false;
   #memberId: string | null = null;
   #closing = false;
   #changed = gate();
@@ -180,17 +180,16 @@ export class MemorySubscription implements Subscription {
     const pending = this.#pendingCommits.get(key);
     if (pending !== undefined && pending.nextOffset >= nextOffset) return;
     this.#pendingCommits.set(key, { where, nextOffset });
-    if (this.#flushing === null) this.#flushing = this.#flushLater();
+    if (this.#flushIsDue) return;
+    this.#flushIsDue = true;
+    void this.#flushLater();
   }
 
   async #flushLater(): Promise<void> {
     if (this.#tuning.commitIntervalMs > 0) {
       await this.#host.clock.sleep(this.#tuning.commitIntervalMs);
-    } else {
-      // A turn later, when the caller has set `#flushing`: cleared before that, it would stay set for good.
-      await Promise.resolve();
     }
-    this.#flushing = null;
+    this.#flushIsDue = false;
     await this.#flush();
   }
 

@@ -176,10 +176,6 @@ export function participantHandlers(
   );
 }
 
-export function servicesServed(): string[] {
-  return [...new Set(SERVED.map(({ contract }) => contract.service))].sort();
-}
-
 interface Context {
   commandId: string;
   signal: AbortSignal;

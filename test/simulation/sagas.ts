@@ -30,8 +30,6 @@ export const hangUp = command('beta.hang-up', { input: answer, output: z.object(
 export const decideIt = command('gamma.decide-it', { input: request, output: answer, rejections });
 export const tell = command('gamma.tell', { input: request, output: answer });
 
-export const simulationContracts = [take, putBack, look, call, hangUp, decideIt, tell] as const;
-
 /** Small budgets, so that sagas get stuck within a simulated minute. */
 const hasty: RetryOptions = { maxAttempts: 3, initialInterval: 300, maxInterval: 2_000 };
 

@@ -294,7 +294,7 @@ function neverApplied(evidence: Evidence, timeline: Timeline): Violation[] {
 
 /** In another shard's partition: its copy in the right one counts. */
 function isStray(message: ReceivedMessage, sagaId: string, { inbox, shards }: Evidence): boolean {
-  const partition = partitionOf(String(sagaId), shards.length);
+  const partition = partitionOf(sagaId, shards.length);
   return (
     message.partition !== partition &&
     inbox.some(
