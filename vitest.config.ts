@@ -30,8 +30,9 @@ export default defineConfig({
           name: 'kafka',
           include: ['test/**/*.kafka.test.ts'],
           globalSetup: ['test/support/postgres-setup.ts', 'test/support/kafka-setup.ts'],
-          testTimeout: 60_000,
-          hookTimeout: 120_000,
+          // A broker that restarts, or a member that is given up, takes its time; more on a loaded machine.
+          testTimeout: 120_000,
+          hookTimeout: 180_000,
         },
       },
     ],

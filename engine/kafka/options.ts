@@ -104,7 +104,7 @@ function clientConfig(options: KafkaBusOptions, log: BusLog): KafkaConfig {
 }
 
 function saslConfig(sasl: KafkaSasl): SASLOptions {
-  if (sasl.mechanism !== 'oauthbearer') return { ...sasl } as SASLOptions;
+  if (sasl.mechanism !== 'oauthbearer') return { ...sasl };
   const { token } = sasl;
   return {
     mechanism: 'oauthbearer',
