@@ -2,7 +2,7 @@
  * The wake-ups of one shard: those that fall due soon, read from the log and noted as they are committed.
  *
  * Guards that no kept wake-up is forgotten (each one up to the horizon is queued here, each one behind it is
- * read at the horizon at the latest), that a herd of them is read page by page as it is worked off, and that
+ * read when it is due), that a herd of them is read page by page as it is worked off, and that
  * memory stays bounded. An entry is only a hint: `decide` looks at the saga's own timers (I11).
  */
 import type { Clock, EventLog } from '../ports.ts';
@@ -14,8 +14,12 @@ const HORIZON_MS = 60_000;
 const SCAN_MS = 30_000;
 const SCAN_LIMIT = 10_000;
 const SCAN_RETRY_MS = 250;
-/** Entries kept at most; what comes on top is read from the log again when its time has come. */
+/** Sagas queued at most; what comes on top is read from the log when it is due. */
 const QUEUE_LIMIT = 50_000;
+/** How often the log is looked into for due ones while more sagas wait than may be queued. */
+const CROWDED_SCAN_MS = 1_000;
+/** Stale entries that are not worth a clean-up. */
+const STALE_LIMIT = 1_000;
 /** Due sagas that wait for a batch, above which nothing more is read: the log would give the same ones again. */
 const DUE_LOW = 1_000;
 
@@ -30,7 +34,7 @@ export class WakeUps {
   readonly #shard: number;
   readonly #onDue: () => void;
   readonly #stop = new AbortController();
-  readonly #queue = new TimerQueue();
+  #queue = new TimerQueue();
   /** Per saga the time of its one valid entry in the queue; any other entry of it is stale. */
   readonly #queued = new Map<string, number>();
   /** Sagas that are due, in order, until a batch takes them. */
@@ -78,12 +82,13 @@ export class WakeUps {
   note(sagaId: string, dueAt: number | null): void {
     if (dueAt === null) {
       this.#queued.delete(sagaId);
+      this.#dropStale();
       return;
     }
     if (dueAt > this.#horizonAt) return;
     const known = this.#queued.get(sagaId);
     if (known !== undefined && known <= dueAt) return;
-    if (this.#queue.size >= QUEUE_LIMIT) {
+    if (this.#queued.size >= QUEUE_LIMIT) {
       this.#horizonAt = dueAt - 1;
       this.#scanDueAt = Math.min(this.#scanDueAt, dueAt);
       this.#sleep.abort();
@@ -116,7 +121,14 @@ export class WakeUps {
   }
 
   get #hasRoom(): boolean {
-    return this.#due.size < DUE_LOW && this.#queue.size < QUEUE_LIMIT / 2;
+    return this.#due.size < DUE_LOW;
+  }
+
+  /** Most sagas end long before their timers are due: their entries must not outnumber the others. */
+  #dropStale(): void {
+    if (this.#queue.size < 2 * this.#queued.size + STALE_LIMIT) return;
+    this.#queue = new TimerQueue();
+    for (const [sagaId, dueAt] of this.#queued) this.#queue.push({ sagaId, dueAt });
   }
 
   #push(sagaId: string, dueAt: number): void {
@@ -125,10 +137,12 @@ export class WakeUps {
   }
 
   async #scan(now: number): Promise<void> {
-    const until = now + HORIZON_MS;
+    // Crowded, it only looks for what is due.
+    const isCrowded = this.#queued.size >= QUEUE_LIMIT / 2;
+    const until = isCrowded ? now : now + HORIZON_MS;
     // Set before the read: a wake-up that is committed meanwhile must be seen by one of the two.
     this.#horizonAt = until;
-    this.#scanDueAt = now + SCAN_MS;
+    this.#scanDueAt = now + (isCrowded ? CROWDED_SCAN_MS : SCAN_MS);
     try {
       const due = await this.#deps.eventLog.dueWakeups(this.#shard, until, SCAN_LIMIT);
       for (const { sagaId, dueAt } of due) {
