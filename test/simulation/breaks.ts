@@ -11,8 +11,10 @@ import type { SagaEvent } from '../../engine/core/events.ts';
 import type { SagaState } from '../../engine/core/state.ts';
 import { CE_TYPES, encodeMessage, type CommandBody } from '../../engine/core/wire.ts';
 import type { Bus, BusMessage, EventLog, ShardBatch } from '../../engine/ports.ts';
+import { messageOf } from '../../engine/runtime/outbox.ts';
 import type { Breakage, Lasting } from './breakage.ts';
 import type { Invariant } from './evidence.ts';
+import { TOPIC_PREFIX } from './processes.ts';
 
 export interface Break {
   name: string;
@@ -97,17 +99,28 @@ async function appendWithLoss(log: EventLog, batch: ShardBatch, { db }: Lasting)
   db.byShard[batch.shard] = events.filter((event) => !lost(event));
 }
 
-/** A compensation is taken as done by itself: it is answered in the participant's stead, and not sent. */
-function answerCompensations(messages: readonly BusMessage[], { broker }: Lasting): BusMessage[] {
-  return messages.filter((message) => {
-    const command = commandIn(message);
-    if (command?.op !== 'compensate') return true;
-    const { commandId, sagaId, namespace, attempt, replyTo } = command;
-    const envelope = { type: CE_TYPES.reply, id: `${commandId}#faked`, source: '/', at: 0, sagaId };
-    const body = { commandId, sagaId, namespace, attempt, outcome: 'succeeded', output: {} };
-    broker.append([{ ...encodeMessage(envelope, body), ...replyTo }]);
-    return false;
-  });
+/** Commands of one kind are answered in the participant's stead, and not sent. */
+function answerFor(op: CommandBody['op'], outcome: object): NonNullable<Breakage['bus']> {
+  return onPublish((messages, { broker }) =>
+    messages.filter((message) => {
+      const command = commandIn(message);
+      if (command?.op !== op) return true;
+      const { commandId, sagaId, namespace, attempt, replyTo } = command;
+      const type = CE_TYPES.reply;
+      const envelope = { type, id: `${commandId}#faked`, source: '/', at: 0, sagaId };
+      const body = { commandId, sagaId, namespace, attempt, ...outcome };
+      broker.append([{ ...encodeMessage(envelope, body), ...replyTo }]);
+      return false;
+    }),
+  );
+}
+
+/** Publishes what a batch asks for before the batch is committed. */
+async function publishFirst(log: EventLog, batch: ShardBatch, { broker }: Lasting): Promise<void> {
+  const topology = { topicPrefix: TOPIC_PREFIX, commandPartitions: 1 };
+  const messages = batch.events.map((logged) => messageOf(logged, topology));
+  broker.append(messages.filter((message) => message !== null));
+  await log.append(batch);
 }
 
 /** Another id for each further attempt. */
@@ -225,7 +238,13 @@ export const BREAKS: readonly Break[] = [
     name: 'faked-compensation',
     invariant: 'I6',
     what: 'compensations are answered without having been done',
-    breakage: { bus: onPublish(answerCompensations) },
+    breakage: { bus: answerFor('compensate', { outcome: 'succeeded', output: {} }) },
+  },
+  {
+    name: 'faked-settlement',
+    invariant: 'I6',
+    what: 'a step whose outcome is unknown is taken as never run',
+    breakage: { bus: answerFor('settle', { outcome: 'neverRan' }) },
   },
   {
     name: 'pivot-forgotten',
@@ -291,6 +310,12 @@ export const BREAKS: readonly Break[] = [
     invariant: 'I10',
     what: 'some commands are taken as published and are not',
     breakage: { bus: onPublish(dropSome) },
+  },
+  {
+    name: 'published-first',
+    invariant: 'I10',
+    what: 'commands are published before their events are committed',
+    breakage: { eventLog: onAppend(publishFirst) },
   },
   {
     name: 'fast-clock',
