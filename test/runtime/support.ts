@@ -3,6 +3,7 @@
  * one shard on memory ports in a time that the test moves.
  */
 import { assign, setup } from 'xstate';
+import type { decide as coreDecide } from '../../engine/core/decide.ts';
 import { CommitUnknownError, SagaxError } from '../../engine/core/errors.ts';
 import type { AnyDefinition } from '../../engine/core/define.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
@@ -216,7 +217,11 @@ export interface ShardRig {
   telemetry: Recorder;
   losses: LossReason[];
   /** Takes the shard (from whoever has it) and opens it. */
-  open(options?: { definitions?: AnyDefinition[]; capacity?: number }): Promise<Shard>;
+  open(options?: {
+    definitions?: AnyDefinition[];
+    capacity?: number;
+    decide?: typeof coreDecide;
+  }): Promise<Shard>;
   /** The next messages of the partition, as the bus would give them. */
   next(...messages: ReturnType<typeof inputOf>[]): ReceivedMessage[];
   types(sagaId: string): string[];
@@ -259,6 +264,7 @@ export async function shardRig(shards = 1): Promise<ShardRig> {
           topology: TOPOLOGY,
           shardCount: shards,
           cacheCapacity: options.capacity ?? 100,
+          ...(options.decide === undefined ? {} : { decide: options.decide }),
         },
         lease,
         (reason) => losses.push(reason),
