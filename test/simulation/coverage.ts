@@ -3,6 +3,7 @@
  *
  * Guards against blind spots: a fault that was never drawn, or an event that never came, is named.
  */
+import type { AnyStateNode } from 'xstate';
 import type { SagaEvent } from '../../engine/core/events.ts';
 import type { Violation } from './evidence.ts';
 import { ALL_DEFINITIONS } from './plan.ts';
@@ -77,12 +78,15 @@ export class Coverage {
       }
     }
     for (const entry of evidence.entries) {
-      if (entry.kind === 'appended') entry.snapshots.forEach(() => count('snapshots taken'));
+      if (entry.kind !== 'appended') continue;
+      entry.snapshots.forEach(() => count('snapshots taken'));
+      for (const { definition, state } of entry.summaries) {
+        for (const part of state.split(',')) count(`state ${definition} ${part}`);
+      }
     }
-    for (const { status, definition, state } of evidence.summaries.values()) {
+    for (const { status, definition } of evidence.summaries.values()) {
       count(`end ${status}`);
       count(`end of ${definition}: ${status}`);
-      for (const part of state.split(',')) count(`state ${definition} ${part}`);
     }
     const streams = [...evidence.streams].map(
       ([sagaId, stream]) =>
@@ -110,6 +114,14 @@ export class Coverage {
   unseenEvents(): string[] {
     const seen = new Set(this.counts('event ').map(([type]) => type));
     return Object.keys(EVENT_TYPES).filter((type) => !seen.has(type));
+  }
+
+  /** States in which no saga has ever rested. */
+  unseenStates(): string[] {
+    const seen = new Set(this.counts('state ').map(([state]) => state));
+    return ALL_DEFINITIONS.flatMap(({ name, machine }) =>
+      restingStates(machine.root).map((path) => `${name} ${path}`),
+    ).filter((state) => !seen.has(state));
   }
 
   summary(): string {
@@ -140,8 +152,18 @@ export class Coverage {
       line('settled', this.counts('settled ')),
       line('events', this.counts('event ')),
       `events never seen: ${unseen.join(', ') || 'none'}`,
+      `states never seen: ${this.unseenStates().join(', ') || 'none'}`,
     ].join('\n');
   }
+}
+
+/** Paths of the leaves, but for history states and those that are left at once. */
+function restingStates(node: AnyStateNode): string[] {
+  const children = Object.values(node.states);
+  if (children.length > 0) return children.flatMap((child) => restingStates(child));
+  const passing =
+    node.type === 'history' || (node.always ?? []).some(({ guard }) => guard === undefined);
+  return passing ? [] : [node.path.join('.')];
 }
 
 function describe(event: SagaEvent): string {

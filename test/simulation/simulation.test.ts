@@ -26,7 +26,7 @@ describe('simulation', () => {
   });
 
   test(
-    `${SEEDS} seeds: every invariant holds, every kind of event and fault is met`,
+    `${SEEDS} seeds: every invariant holds, every kind of event, state and fault is met`,
     { timeout: TIMEOUT_MS },
     async () => {
       const coverage = new Coverage();
@@ -38,6 +38,7 @@ describe('simulation', () => {
       }
       expect(failed).toEqual([]);
       expect(coverage.unseenEvents()).toEqual([]);
+      expect(coverage.unseenStates()).toEqual([]);
       const points = (fate: string): string[] =>
         coverage.counts(`${fate} `).map(([point]) => point);
       for (const fate of ['crashBefore', 'crashDuring', 'crashAfter', 'unknownDone', 'pause']) {
