@@ -11,6 +11,9 @@ const UNIT_MS: { readonly [unit: string]: number } = {
   d: 86_400_000,
 };
 
+/** A hundred years: the database's times end, and anything longer is a mistake. */
+export const MAX_DURATION_MS = 100 * 365 * 86_400_000;
+
 /** @returns whole milliseconds > 0. @throws DefinitionFault naming `where`. */
 export function durationMs(duration: Duration, where: string): number {
   const match =
@@ -19,10 +22,10 @@ export function durationMs(duration: Duration, where: string): number {
     typeof duration === 'number'
       ? duration
       : Number(match?.[1]) * (UNIT_MS[match?.[2] ?? ''] ?? NaN);
-  if (!Number.isFinite(ms) || ms < 1) {
+  if (!(ms >= 1 && ms <= MAX_DURATION_MS)) {
     throw new DefinitionFault(
       'DEFINITION_INVALID',
-      `${where} is ${JSON.stringify(duration)}; write a number of milliseconds or a text such as "250ms", "10s", "5m", "2h", "30d".`,
+      `${where} is ${JSON.stringify(duration)}; write a number of milliseconds or a text such as "250ms", "10s", "5m", "2h", "30d", up to a hundred years.`,
     );
   }
   return Math.round(ms);

@@ -16,6 +16,7 @@ import {
   type StateNode,
   type StateValue,
 } from 'xstate';
+import { MAX_DURATION_MS } from './durations.ts';
 import { DefinitionFault } from './errors.ts';
 import { wordsOf } from './fit.ts';
 import { sortedCopy, toJson, type Json } from './json.ts';
@@ -53,9 +54,6 @@ export interface MachineTurn {
 
 /** Microsteps in one turn beyond which a machine is taken to loop for ever, unless it sets its own bound. */
 const DEFAULT_MAX_MICROSTEPS = 1000;
-
-/** A hundred years: the database's times end, and a longer delay is a mistake. */
-const MAX_DELAY_MS = 100 * 365 * 86_400_000;
 
 interface Compiled {
   machine: AnyStateMachine;
@@ -308,7 +306,7 @@ function readAction(compiled: Compiled, action: RawAction): MachineAction[] {
       };
       // Without a delay xstate has put it into its own queue already.
       if (typeof delay !== 'number') return [];
-      if (!(delay <= MAX_DELAY_MS)) {
+      if (!(delay <= MAX_DURATION_MS)) {
         throw new DefinitionFault(
           'MACHINE_FAULT',
           `The machine asked for a delay of ${delay} ms; it must be a number up to a hundred years.`,

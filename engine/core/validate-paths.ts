@@ -69,19 +69,25 @@ export function checkPivots(nodes: readonly Node[], invokedBy: (node: Node) => I
   for (const node of nodes) {
     for (const { id, spec } of invokedBy(node)) {
       if (spec.kind !== 'step' || spec.class !== 'pivot') continue;
-      checkSiblingRegions(node, invokedBy);
+      checkBeside(node, id, invokedBy);
       checkAfterPivot(node, id, invokedBy);
     }
   }
 }
 
-/** A parallel region that holds the pivot must have joined its compensatable siblings first. */
-function checkSiblingRegions(pivot: Node, invokedBy: (node: Node) => Invoked): void {
-  for (let node: Node | undefined = pivot; node?.parent !== undefined; node = node.parent) {
-    if (node.parent.type !== 'parallel') continue;
-    for (const sibling of Object.values(node.parent.states) as Node[]) {
-      if (sibling === node) continue;
-      const risky = subtree(sibling).find((n) => invokedBy(n).some(({ spec }) => mayFail(spec)));
+/** What may fail or compensate must have ended before the pivot begins: in its state, around it, and in regions beside it. */
+function checkBeside(pivot: Node, actorId: string, invokedBy: (node: Node) => Invoked): void {
+  for (let node: Node | undefined = pivot; node !== undefined; node = node.parent) {
+    const others = invokedBy(node).filter(({ id }) => node !== pivot || id !== actorId);
+    if (others.some(({ spec }) => isRisky(spec))) {
+      throw refuse(
+        `${stateName(pivot)} invokes the pivot beside ${stateName(node)}, which invokes a step that may still fail, or ` +
+          'compensateAll(). Let that end first, then invoke the pivot in a state of its own.',
+      );
+    }
+    if (node.parent?.type !== 'parallel') continue;
+    for (const sibling of regionsBeside(node)) {
+      const risky = subtree(sibling).find((n) => invokedBy(n).some(({ spec }) => isRisky(spec)));
       if (risky !== undefined) {
         throw refuse(
           `${stateName(pivot)} invokes the pivot beside ${stateName(risky)}, a parallel region that may still fail. ` +
@@ -93,10 +99,7 @@ function checkSiblingRegions(pivot: Node, invokedBy: (node: Node) => Invoked): v
 }
 
 function checkAfterPivot(pivot: Node, actorId: string, invokedBy: (node: Node) => Invoked): void {
-  const done = pivot.transitions.get(`xstate.done.actor.${actorId}`) ?? [];
-  const rest = done
-    .flatMap((transition) => (transition.target as Node[] | undefined) ?? [])
-    .flatMap((n) => entered(n));
+  const rest = activeAfter(pivot, actorId);
   const seen = new Set<Node>();
   for (let node = rest.pop(); node !== undefined; node = rest.pop()) {
     if (seen.has(node)) continue;
@@ -114,14 +117,66 @@ function checkAfterPivot(pivot: Node, actorId: string, invokedBy: (node: Node) =
           'Past the pivot nothing may fail or be compensated: use retriable() or readOnly() there, or move the step before the pivot.',
       );
     }
-    for (const transitions of [...node.transitions.values(), node.always ?? []]) {
-      for (const transition of transitions) {
-        // A cancel is refused by the engine once the pivot has passed; the machine never sees it there.
-        if (transition.eventType === CANCEL_EVENT) continue;
-        rest.push(...((transition.target as Node[] | undefined) ?? []).flatMap((n) => entered(n)));
-      }
+    rest.push(...ledTo(node));
+  }
+}
+
+/** States that are active, or entered, once the pivot has succeeded. */
+function activeAfter(pivot: Node, actorId: string): Node[] {
+  const done = pivot.transitions.get(`xstate.done.actor.${actorId}`) ?? [];
+  const targets = done.map((transition) => transition.target as Node[] | undefined);
+  const out = targets.flatMap((target) => (target ?? []).flatMap((n) => entered(n)));
+  const stays = targets.includes(undefined);
+  // An onDone without a target stays in the state, whose other ways out are still open.
+  if (stays) out.push(...ledTo(pivot, `xstate.error.actor.${actorId}`));
+  for (let node: Node | undefined = pivot; node?.parent !== undefined; node = node.parent) {
+    const { parent } = node;
+    if (stays) out.push(parent);
+    const isLeft = !stays && !out.some((n) => isAncestor(parent, n));
+    if (parent.type === 'parallel' && !isLeft) {
+      for (const sibling of regionsBeside(node)) out.push(...subtree(sibling));
     }
   }
+  return out;
+}
+
+/** What the transitions of a state enter. */
+function ledTo(node: Node, exceptOn?: string): Node[] {
+  return [...node.transitions.values(), node.always ?? []].flat().flatMap((transition) =>
+    // A cancel is refused by the engine once the pivot has passed; the machine never sees it there.
+    transition.eventType === CANCEL_EVENT || transition.eventType === exceptOn
+      ? []
+      : ((transition.target as Node[] | undefined) ?? []).flatMap((n) => entered(n)),
+  );
+}
+
+function regionsBeside(region: Node): Node[] {
+  return (Object.values(region.parent?.states ?? {}) as Node[]).filter((n) => n !== region);
+}
+
+/** Ids of invokes name the steps' answers: two that may run at once must not share one. */
+export function checkInvokeIds(nodes: readonly Node[]): void {
+  const first = new Map<string, Node[]>();
+  for (const node of nodes) {
+    for (const { id } of node.invoke) {
+      const others = first.get(id) ?? [];
+      const rival = others.find((other) => mayBothBeActive(other, node));
+      if (rival !== undefined) {
+        throw refuse(
+          `${stateName(rival)} and ${stateName(node)} both invoke under the id "${id}" and may be active at once. ` +
+            'Give each an id of its own, or leave the id out.',
+        );
+      }
+      first.set(id, [...others, node]);
+    }
+  }
+}
+
+function mayBothBeActive(a: Node, b: Node): boolean {
+  if (a === b || isAncestor(a, b) || isAncestor(b, a)) return true;
+  let common: Node | undefined = a.parent;
+  while (common !== undefined && !isAncestor(common, b)) common = common.parent;
+  return common?.type === 'parallel';
 }
 
 function isAncestor(node: Node, of: Node): boolean {
@@ -134,8 +189,8 @@ function subtree(node: Node): Node[] {
   return [node, ...(Object.values(node.states) as Node[]).flatMap((child) => subtree(child))];
 }
 
-function mayFail(spec: ActorSpec): boolean {
-  return spec.kind === 'step' && (spec.class === 'compensatable' || spec.class === 'pivot');
+function isRisky(spec: ActorSpec): boolean {
+  return spec.kind === 'compensateAll' || spec.class === 'compensatable' || spec.class === 'pivot';
 }
 
 function allowedAfterPivot(spec: ActorSpec): boolean {

@@ -9,7 +9,7 @@ import type { AnyStateMachine, StateNode } from 'xstate';
 import { DefinitionFault } from './errors.ts';
 import { toJson } from './json.ts';
 import { specOf, type ActorSpec } from './steps.ts';
-import { checkPivots, checkUnboundedAlways } from './validate-paths.ts';
+import { checkInvokeIds, checkPivots, checkUnboundedAlways } from './validate-paths.ts';
 
 type Node = StateNode;
 
@@ -65,6 +65,7 @@ export function validateMachine(spec: {
   }
   checkSignals(name, signals, nodes);
   checkUnboundedAlways(machine, nodes);
+  checkInvokeIds(nodes);
   checkPivots(nodes, (node) => invokedSpecs(node, actors));
   return { actors, services: servicesOf(actors) };
 }
