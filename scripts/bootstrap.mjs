@@ -34,6 +34,7 @@ const COMMANDS = {
   migrate: ['cli/main.ts', 'migrate'],
   sagax: ['cli/main.ts'],
   sim: ['test/simulation/run.ts'],
+  bench: ['bench/main.ts'],
   test: ['node_modules/vitest/vitest.mjs', 'run'],
   check: ['scripts/check.ts'],
   format: ['node_modules/prettier/bin/prettier.cjs', '--write', '--log-level', 'warn', '.'],

@@ -1,0 +1,181 @@
+/**
+ * The benchmark: `npm run bench`. Runs the same work through Sagax on each bus and through its peers.
+ *
+ * Guards that systems take turns within each round, so that a machine that gets slower or busier meets
+ * them alike, and that what was measured is kept even when a later part fails. See docs/BENCHMARKS.md.
+ */
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { runDurability, type DurabilityScenario } from './durability.ts';
+import { parseOptions, UsageError, type Options, type System } from './options.ts';
+import { installPeers, startDbos, startRestate } from './peers.ts';
+import { printProfile, summariseProfiles } from './profile.ts';
+import { tables, writeDocument } from './report.ts';
+import { emptyResults, type Results } from './results.ts';
+import { SagaxStack, type BusChoice } from './sagax-stack.ts';
+import { measure, warmUp } from './scenarios.ts';
+import type { Stack } from './stack.ts';
+import { resetStatements, topStatements } from './statements.ts';
+
+function say(text: string): void {
+  process.stderr.write(`bench: ${text}\n`);
+}
+
+function busOf(system: System): BusChoice | null {
+  switch (system) {
+    case 'sagax-kafka':
+      return 'kafka';
+    case 'sagax-kafka-fsync':
+      return 'kafka-fsync';
+    case 'sagax-postgres':
+      return 'postgres';
+    default:
+      return null;
+  }
+}
+
+function startStack(system: System, options: Options, profileFolder?: string): Promise<Stack> {
+  const bus = busOf(system);
+  if (bus !== null) {
+    const env = options.shards === null ? {} : { SAGAX_SHARDS: String(options.shards) };
+    const profile = profileFolder === undefined ? {} : { profileFolder };
+    return SagaxStack.start({ bus, env, ...profile });
+  }
+  const participants = system.endsWith('-http') ? 'http' : 'inline';
+  return system.startsWith('restate')
+    ? startRestate({ participants })
+    : startDbos({ participants });
+}
+
+/** All loads on one new system, one after another. */
+async function runLoads(
+  system: System,
+  round: number,
+  options: Options,
+  results: Results,
+  save: () => Promise<void>,
+): Promise<void> {
+  const stack = await startStack(system, options);
+  try {
+    await warmUp(stack);
+    for (const scenario of options.scenarios) {
+      const measured = await measure(stack, scenario, options.sizes);
+      results.runs.push({ round, system, scenario, measured });
+      const cpu = measured.cpu_ms === null ? '' : `, ${measured.cpu_ms.toFixed(2)} ms CPU a saga`;
+      say(
+        `round ${round} ${system} ${scenario}: ${measured.per_s.toFixed(0)}/s, p50 ${measured.p50_ms.toFixed(1)} ms, ` +
+          `p99 ${measured.p99_ms.toFixed(1)} ms${cpu}, ${measured.foreign_cores.toFixed(2)} cores foreign`,
+      );
+      await save();
+    }
+  } finally {
+    await stack.stop();
+  }
+}
+
+async function runDurabilityOf(
+  system: System,
+  scenario: DurabilityScenario,
+  round: number,
+  options: Options,
+  results: Results,
+): Promise<void> {
+  const bus = busOf(system);
+  if (bus === null) return;
+  const measured = await runDurability(scenario, bus, options.sizes);
+  results.durability.push({ round, system, scenario, measured });
+  const figures = Object.entries(measured).map(([what, value]) => `${what} ${value.toFixed(1)}`);
+  say(`round ${round} ${system} ${scenario}: ${figures.join(', ')}`);
+}
+
+async function runRounds(options: Options, results: Results): Promise<void> {
+  const save = async (): Promise<void> => {
+    if (options.json !== null)
+      await writeFile(options.json, `${JSON.stringify(results, null, 1)}\n`);
+  };
+  const attempt = async (
+    round: number,
+    system: System,
+    scenario: string,
+    work: () => Promise<void>,
+  ): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+      say(`round ${round} ${system} ${scenario} failed: ${text}`);
+      results.failures.push({ round, system, scenario, error: text.split('\n')[0] ?? '' });
+      process.exitCode = 1;
+    }
+    await save();
+  };
+  for (let round = 1; round <= options.rounds; round++) {
+    // Another one begins each round.
+    const first = (round - 1) % options.systems.length;
+    const systems = [...options.systems.slice(first), ...options.systems.slice(0, first)];
+    if (options.scenarios.length > 0) {
+      for (const system of systems) {
+        const work = (): Promise<void> => runLoads(system, round, options, results, save);
+        await attempt(round, system, 'loads', work);
+      }
+    }
+    for (const scenario of options.durability) {
+      for (const system of systems) {
+        const work = (): Promise<void> =>
+          runDurabilityOf(system, scenario, round, options, results);
+        await attempt(round, system, scenario, work);
+      }
+    }
+  }
+}
+
+/** The first scenario that was asked for, on each Sagax, under the profiler. */
+async function profile(options: Options): Promise<void> {
+  const scenario = options.scenarios[0] ?? 'throughput';
+  for (const system of options.systems.filter((each) => busOf(each) !== null)) {
+    const folder = await mkdtemp(join(tmpdir(), 'sagax-bench-profile-'));
+    try {
+      const stack = (await startStack(system, options, folder)) as SagaxStack;
+      try {
+        await warmUp(stack);
+        await resetStatements(stack.postgres);
+        const measured = await measure(stack, scenario, options.sizes);
+        process.stdout.write(`\n=== ${system}, ${scenario}: ${measured.per_s.toFixed(0)}/s\n`);
+        process.stdout.write(`CPU ms a saga ${JSON.stringify(measured.cpu_ms_by)}\n`);
+        process.stdout.write(await topStatements(stack.postgres));
+      } finally {
+        await stack.stop();
+      }
+      for (const one of await summariseProfiles(folder)) process.stdout.write(printProfile(one));
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+}
+
+async function main(options: Options): Promise<void> {
+  if (options.profile) return profile(options);
+  let results: Results;
+  if (options.from === null) {
+    if (options.systems.some((system) => busOf(system) === null)) await installPeers();
+    results = await emptyResults(options);
+    await runRounds(options, results);
+  } else {
+    results = JSON.parse(await readFile(options.from, 'utf8')) as Results;
+  }
+  process.stdout.write(`${tables(results)}\n`);
+  if (options.docs) await writeDocument(results);
+}
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+try {
+  const options = parseOptions(process.argv.slice(2));
+  if (options !== null) await main(options);
+} catch (error) {
+  const known =
+    error instanceof UsageError || (error as { code?: string }).code?.startsWith('ERR_PARSE_ARGS');
+  say(known === true ? (error as Error).message : ((error as Error).stack ?? String(error)));
+  process.exitCode = known === true ? 64 : 1;
+}
+process.exit();
