@@ -52,7 +52,7 @@ interface Rig {
   progress: number[];
   /** shardSeqs on the bus, in order of publication. */
   published(): number[];
-  fill(events: LoggedEvent[]): void;
+  write(events: LoggedEvent[]): void;
 }
 
 async function relayRig(publishedSeq = 0): Promise<Rig> {
@@ -81,7 +81,7 @@ async function relayRig(publishedSeq = 0): Promise<Rig> {
         .map(({ value }) =>
           Number((JSON.parse(value ?? '{}') as { commandId: string }).commandId.slice(5)),
         ),
-    fill: (events) => {
+    write: (events) => {
       for (const event of events) {
         const { sagaId, shard, streamVersion, shardSeq, epoch } = event;
         memory.db.byShard[0]?.push({
@@ -208,7 +208,7 @@ describe('back-pressure', () => {
 describe('take-over', () => {
   test('publishes what lies behind the published position, page by page, and never says more', async () => {
     const rig = await relayRig(3);
-    rig.fill(range(1, 2_600).map((seq) => (seq % 5 === 0 ? noted(seq) : requested(seq))));
+    rig.write(range(1, 2_600).map((seq) => (seq % 5 === 0 ? noted(seq) : requested(seq))));
     await rig.relay.recover(2_600);
     await rig.relay.flush();
     const wanted = range(4, 2_600).filter((seq) => seq % 5 !== 0);
@@ -223,7 +223,7 @@ describe('take-over', () => {
 
   test.each([999, 1_000, 1_001, 2_000])('%i events to publish', async (count) => {
     const rig = await relayRig();
-    rig.fill([...range(1, count).map(requested), noted(count + 1)]);
+    rig.write([...range(1, count).map(requested), noted(count + 1)]);
     await rig.relay.recover(count + 1);
     await rig.relay.flush();
     expect(rig.published()).toHaveLength(count);
@@ -232,7 +232,7 @@ describe('take-over', () => {
 
   test('a log that can not be read is asked again, and the position stays', async () => {
     const rig = await relayRig();
-    rig.fill(range(1, 1_500).map(requested));
+    rig.write(range(1, 1_500).map(requested));
     rig.log.next('readOutbox', failing());
     const recovered = rig.relay.recover(1_500);
     await settle();
@@ -247,7 +247,7 @@ describe('take-over', () => {
   test('with the bus away no more than the backlog is read, and stop ends it', async () => {
     const rig = await relayRig();
     rig.bus.always('publish', failing(busAway));
-    rig.fill(range(1, 9_000).map(requested));
+    rig.write(range(1, 9_000).map(requested));
     const recovered = rig.relay.recover(9_000);
     await rig.clock.advance(60_000);
     expect(rig.log.count('readOutbox')).toBe(5);

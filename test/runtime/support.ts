@@ -28,8 +28,10 @@ export const busAway = (): SagaxError =>
 /** Nothing is done. */
 export const failing =
   (error: () => Error = unavailable): Fate =>
-  () =>
-    Promise.reject(error());
+  async () => {
+    await Promise.resolve();
+    throw error();
+  };
 /** It is done, and its answer is lost. */
 export const answerLost: Fate = async (call) => {
   await call();
@@ -269,7 +271,7 @@ export async function shardRig(shards = 1): Promise<ShardRig> {
         lease,
         (reason) => losses.push(reason),
       );
-      await shard.open();
+      shard.open();
       await settle();
       return shard;
     },
