@@ -91,15 +91,15 @@ export class World {
    * @param maxItems stops a world that goes round in circles without time passing
    * @returns why it stopped
    */
-  async run(options: {
+  run(options: {
     done?: () => boolean;
     untilMs?: number;
     maxItems?: number;
   }): Promise<'done' | 'idle' | 'time' | 'items'> {
     const untilMs = options.untilMs ?? Infinity;
     const maxItems = options.maxItems ?? 5_000_000;
-    await drain();
-    for (let items = 0; ; items++) {
+    let items = 0;
+    return inTurns(() => {
       if (options.done?.() === true) return 'done';
       const next = this.#heap[0];
       if (next === undefined) return 'idle';
@@ -107,18 +107,47 @@ export class World {
         this.#now = untilMs;
         return 'time';
       }
-      if (items >= maxItems) return 'items';
+      if (items++ >= maxItems) return 'items';
       pop(this.#heap);
       this.#now = Math.max(this.#now, next.time);
       next.run();
-      await drain();
-    }
+      return null;
+    });
   }
 }
 
-/** Lets every promise settle that can. Measured: 1.7 µs, half of which batching would save; it isn't worth it. */
-function drain(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+/** Immediates asked for at once: the event loop then turns once for all of them, which takes a quarter of the time. */
+const TURNS_AT_ONCE = 64;
+
+/**
+ * Calls `step` again and again, each time with all promises settled that can settle by themselves, until it
+ * says why to stop. (Between two immediates Node works off all microtasks.)
+ */
+function inTurns<T>(step: () => T | null): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let waiting = 0;
+    let isOver = false;
+    const turn = (): void => {
+      waiting -= 1;
+      if (isOver) return;
+      try {
+        const reason = step();
+        if (reason !== null) {
+          isOver = true;
+          resolve(reason);
+        }
+      } catch (error) {
+        isOver = true;
+        reject(error);
+      }
+      if (!isOver && waiting === 0) ask();
+    };
+    const ask = (): void => {
+      waiting = TURNS_AT_ONCE;
+      for (let n = 0; n < TURNS_AT_ONCE; n++) setImmediate(turn);
+    };
+    ask();
+  });
 }
 
 /** A process in the world. A restart is a new node over the same lasting state. */
