@@ -3,13 +3,12 @@ import { z } from 'zod';
 import { answers, type App, type Context } from '../context.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import type { StoredDeadLetter } from '../../engine/ports-read.ts';
-import type { BusMessage } from '../../engine/ports.ts';
+import { DEAD_LETTER_TEXT_LIMIT, UNREADABLE_CODES, type BusMessage } from '../../engine/ports.ts';
 import { ApiError } from '../problems.ts';
 import * as shape from '../schemas.ts';
 import { deadLetterView, isoOrNull } from '../views.ts';
 
 /** Where a dead letter's text was cut when it was parked. */
-const CUT_AT_BYTES = 64 * 1024;
 
 const letterId = z
   .string()
@@ -123,10 +122,10 @@ function messageOf(letter: StoredDeadLetter): BusMessage {
       `Dead letter ${letter.id} has no ${value === null ? 'body' : 'key'}; there is nothing that could be applied.`,
     );
   }
-  if (Buffer.byteLength(value) >= CUT_AT_BYTES) {
+  if (UNREADABLE_CODES.has(letter.code) && value.length >= DEAD_LETTER_TEXT_LIMIT) {
     throw new ApiError(
       'PAYLOAD_REFUSED',
-      `Dead letter ${letter.id} was cut to ${CUT_AT_BYTES} bytes when it was parked. Send the original from its source.`,
+      `Dead letter ${letter.id} was cut to ${DEAD_LETTER_TEXT_LIMIT} characters when it was parked. Send the original from its source.`,
       { status: 413 },
     );
   }

@@ -17,7 +17,15 @@ import {
   type SagaState,
 } from '../core/state.ts';
 import { decodeInbox, type InboxInput } from '../core/wire.ts';
-import type { Bus, DeadLetter, ReceivedMessage, SagaSummary, ShardBatch } from '../ports.ts';
+import {
+  DEAD_LETTER_TEXT_LIMIT,
+  UNREADABLE_CODES,
+  type Bus,
+  type DeadLetter,
+  type ReceivedMessage,
+  type SagaSummary,
+  type ShardBatch,
+} from '../ports.ts';
 import type { Registry } from './registry.ts';
 import { snapshotOf, type Entry, type SagaStore } from './saga-store.ts';
 import type { Telemetry } from './telemetry.ts';
@@ -26,13 +34,8 @@ import type { Telemetry } from './telemetry.ts';
 const SNAPSHOT_EVERY_EVENTS = 100;
 /** Wakes of one saga in one batch; a saga with more due timers goes on in the next batch. */
 const WAKES_PER_SAGA = 50;
-/** Characters that are kept of a message which can't be read; one that can be redriven is kept whole. */
-const DEAD_LETTER_TEXT = 65_536;
 /** When a saga that can't be woken is looked at again. Left as they are, such wake-ups would crowd out all others. */
 const STUCK_WAKE_MS = 60_000;
-
-/** Codes of messages that can't be read, whoever reads them again. */
-const UNREADABLE: ReadonlySet<ErrorCode> = new Set(['MESSAGE_INVALID', 'PAYLOAD_REFUSED']);
 
 export interface BatchContext {
   bus: Bus;
@@ -352,8 +355,8 @@ export class BatchBuilder {
       offset: message.offset,
       key: message.key,
       headers: message.headers,
-      value: UNREADABLE.has(code)
-        ? (message.value?.slice(0, DEAD_LETTER_TEXT) ?? null)
+      value: UNREADABLE_CODES.has(code)
+        ? (message.value?.slice(0, DEAD_LETTER_TEXT_LIMIT) ?? null)
         : message.value,
       code,
       reason,

@@ -70,6 +70,15 @@ describe('dead letters', () => {
     expect(api.published).toHaveLength(1);
   });
 
+  it('of any length are put back when they were kept whole', async () => {
+    const api = await openApi();
+    const value = JSON.stringify({ text: 'x'.repeat(200_000) });
+    park(api, letter(1, { value, code: 'DEFINITION_UNKNOWN' }));
+    const response = await api.app.inject({ method: 'POST', url: '/v1/dead-letters/1/redrive' });
+    expect(response.statusCode).toBe(202);
+    expect(api.published.map((message) => message.value)).toEqual([value]);
+  });
+
   it('stay when they cannot be published whole', async () => {
     const api = await openApi();
     park(

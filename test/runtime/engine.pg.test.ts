@@ -188,6 +188,10 @@ describe('the engine on Postgres', () => {
       const failed = telemetry.lines.filter(({ message }) => message.includes('be renewed'));
       return Promise.resolve(failed.length >= 4 ? true : null);
     });
+    const { rows } = await database.pool.query(
+      'SELECT count(*)::int AS n FROM sagax.shards WHERE owner IS NOT NULL AND expires_at < now()',
+    );
+    expect(rows).toEqual([{ n: SHARDS }]);
     proxy.mend();
     await world.ended(ids);
     await checkAll(ids);

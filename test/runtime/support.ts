@@ -26,12 +26,11 @@ export const busAway = (): SagaxError =>
   new SagaxError('BUS_UNAVAILABLE', 'The bus does not answer.');
 
 /** Nothing is done. */
-export const failing =
-  (error: () => Error = unavailable): Fate =>
-  async () => {
-    await Promise.resolve();
-    throw error();
+export function failing(makeError: () => Error = unavailable): Fate {
+  return () => {
+    throw makeError();
   };
+}
 /** It is done, and its answer is lost. */
 export const answerLost: Fate = async (call) => {
   await call();
@@ -58,6 +57,11 @@ export function held(): Held {
   return { fate, reached: reached.promise, release: () => go.resolve() };
 }
 
+/** A fate that throws is a call that rejects. */
+async function run(fate: Fate, call: Call): Promise<unknown> {
+  return fate(call);
+}
+
 /** A port whose next calls can be given a fate; by method. */
 export class Faults<T extends object> {
   readonly port: T;
@@ -75,7 +79,7 @@ export class Faults<T extends object> {
             (value as (...given: unknown[]) => Promise<unknown>).apply(target, args);
           this.calls.set(name, (this.calls.get(name) ?? 0) + 1);
           const fate = this.#next.get(name)?.shift() ?? this.#always.get(name);
-          return fate === undefined ? call() : fate(call);
+          return fate === undefined ? call() : run(fate, call);
         };
       },
     });

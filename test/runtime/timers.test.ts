@@ -7,7 +7,6 @@ import type { Shard } from '../../engine/runtime/shard.ts';
 import { TimerQueue } from '../../engine/runtime/timer-queue.ts';
 import { WakeUps } from '../../engine/runtime/wake-ups.ts';
 import {
-  alarm,
   doneOf,
   failing,
   held,
