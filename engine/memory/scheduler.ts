@@ -138,7 +138,7 @@ function inTurns<T>(step: () => T | null): Promise<T> {
         }
       } catch (error) {
         isOver = true;
-        reject(error);
+        reject(error instanceof Error ? error : new Error(String(error)));
       }
       if (!isOver && waiting === 0) ask();
     };
