@@ -8,7 +8,7 @@ import type { StepError } from './contracts.ts';
 import type { CommandOp, Failure } from './events.ts';
 import type { Json } from './json.ts';
 import { retryDelayMs, SETTLEMENT_RETRY } from './retry.ts';
-import { emit, stepSpec, tellError, trace, type Turn } from './turn.ts';
+import { emit, queueError, stepSpec, trace, type Turn } from './turn.ts';
 import type { Call, StepState } from './state.ts';
 import type { RetryPolicy } from './steps.ts';
 
@@ -64,7 +64,7 @@ export function attemptFailed(
   else becomeStuck(turn, call, exhausted);
 }
 
-/** The engine stops waiting for a step whose outcome it doesn't know. */
+/** The engine stops waiting for a step whose outcome it doesn't know; the machine is left word. */
 export function giveUp(
   turn: Turn,
   step: StepState,
@@ -84,7 +84,7 @@ export function giveUp(
     // While the pivot's outcome is unknown the saga may go neither way: the machine hears when it is settled.
     if (step.class === 'pivot') return;
   }
-  tellError(turn, step.actorId, { kind, code: failure.code, message: failure.message });
+  queueError(turn, step.actorId, { kind, code: failure.code, message: failure.message });
 }
 
 export function giveUpForSettlement(turn: Turn, step: StepState, failure: Failure): void {

@@ -14,14 +14,15 @@ import {
   retryNow,
   stepIdOf,
 } from './calls.ts';
+import { abort, runMachine, tellDone, tellError, tellMachine } from './advance.ts';
 import { DefinitionFault } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, Settlement } from './events.ts';
 import type { Json } from './json.ts';
 import { canHandle } from './machine.ts';
 import { pumpObligations } from './obligations.ts';
 import type { Call, SagaState, StepState } from './state.ts';
-import { abort, emit, stepSpec, tellDone, tellError, tellMachine, type Turn } from './turn.ts';
-import { CANCEL_EVENT } from './validate.ts';
+import { CANCEL_EVENT } from './refusals.ts';
+import { emit, stepSpec, type Turn } from './turn.ts';
 
 type Cause<T extends CauseEvent['type']> = Extract<CauseEvent, { type: T }>;
 
@@ -49,6 +50,11 @@ function required(state: SagaState, commandId: string): { step: StepState; call:
 
 /** Applies a cause other than a start or one that is only kept (deferred, faulted). */
 export function applyCause(turn: Turn, cause: CauseEvent): void {
+  apply(turn, cause);
+  runMachine(turn);
+}
+
+function apply(turn: Turn, cause: CauseEvent): void {
   const { state } = turn;
   switch (cause.type) {
     case 'StepSucceeded':
@@ -218,11 +224,13 @@ function timerFired(turn: Turn, timerId: string): void {
   if (timer === undefined)
     throw new DefinitionFault('REPLAY_DIVERGED', `No timer ${timerId} is set.`);
   delete turn.state.timers[timerId];
+  turn.trigger = { code: 'TIMER_FIRED', message: `The timer ${timerId} fired.` };
   tellMachine(turn, timer.event);
 }
 
 function signalReceived(turn: Turn, cause: Cause<'SignalReceived'>): void {
   const payload = (cause.payload ?? {}) as { [key: string]: Json };
+  turn.trigger = { code: 'SIGNAL_RECEIVED', message: `The signal "${cause.name}" came.` };
   tellMachine(turn, { ...payload, type: cause.name });
 }
 

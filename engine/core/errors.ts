@@ -89,6 +89,8 @@ export const ERRORS = {
     kind: 'terminal',
     summary: "A step's unknown outcome could not be settled.",
   },
+  SIGNAL_RECEIVED: { kind: 'terminal', summary: 'A signal made the saga go back.' },
+  TIMER_FIRED: { kind: 'terminal', summary: 'A timer made the saga go back.' },
   CANCELLED: { kind: 'terminal', summary: 'The saga was cancelled.' },
   // messages
   MESSAGE_INVALID: { kind: 'invalid', summary: 'A message is not valid in the wire protocol.' },

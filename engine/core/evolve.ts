@@ -10,7 +10,8 @@ import { ReplayDivergence } from './errors.ts';
 import type { CauseEvent, ConsequenceEvent, SagaEvent } from './events.ts';
 import { jsonEqual } from './json.ts';
 import { copyState, isEnded, machineIsOpen, type SagaState } from './state.ts';
-import { beginTurn, emit, startMachine } from './turn.ts';
+import { startMachine } from './advance.ts';
+import { beginTurn, emit } from './turn.ts';
 
 /**
  * @param state null before the first event

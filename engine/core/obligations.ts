@@ -5,15 +5,13 @@
  * partial order: if A was known done before B was requested, B is compensated before A. Steps that
  * overlapped have no order between them and are compensated side by side.
  */
-import {
-  compensationInput,
-  emit,
-  obligationsDischarged,
-  stepSpec,
-  trace,
-  type Turn,
-} from './turn.ts';
-import type { SagaState, StepState } from './state.ts';
+import { DefinitionFault } from './errors.ts';
+import type { Failure } from './events.ts';
+import { fit, wordsOf } from './fit.ts';
+import { sortedCopy, toJson, type Json } from './json.ts';
+import { stepsOf, type SagaState, type StepState } from './state.ts';
+import type { StepSpec } from './steps.ts';
+import { assertSendable, emit, queueDone, stepSpec, trace, type Turn } from './turn.ts';
 
 /** Owed, or may become so: done, in flight, or given up and not settled yet. */
 function obligations(state: SagaState): StepState[] {
@@ -60,4 +58,83 @@ function requestCompensation(turn: Turn, step: StepState): void {
     input,
     ...trace(turn.state),
   });
+}
+
+/** JSON that a compensation's mapping gave; a mapping that throws is the definition's fault. */
+function compensationInput(spec: StepSpec, step: StepState): Json {
+  const compensation = spec.compensation;
+  if (compensation === null)
+    throw new DefinitionFault('MACHINE_FAULT', `Step "${step.step}" has no compensation.`);
+  let mapped: unknown;
+  try {
+    // A copy, so that a mapping that sorts or reverses in place changes no event (I9).
+    mapped = compensation.input(sortedCopy({ input: step.input, output: step.output }));
+  } catch (error) {
+    throw new DefinitionFault(
+      'MACHINE_FAULT',
+      `The compensation mapping of step "${step.step}" threw: ${wordsOf(error)}`,
+      { cause: error },
+    );
+  }
+  const what = `The compensation input of step "${step.step}" for ${compensation.contract.name}`;
+  const input = toJson(mapped, what);
+  const checked = fit(compensation.contract.input, input, what);
+  if ('misfit' in checked) throw new DefinitionFault('MACHINE_FAULT', checked.misfit);
+  assertSendable(input, what);
+  return input;
+}
+
+export function announceCompensation(turn: Turn, reason: Failure | null): void {
+  const owed = stepsOf(turn.state)
+    .filter((step) => step.class === 'compensatable')
+    .map((step) => step.commandId);
+  emit(turn, { type: 'CompensationStarted', reason, owed });
+}
+
+export function leaveCompensation(state: SagaState): void {
+  state.phase = 'forward';
+  delete state.compensateActorId;
+}
+
+/** Called when the phase's obligations are discharged. */
+function obligationsDischarged(turn: Turn): void {
+  const { state } = turn;
+  switch (state.phase) {
+    case 'compensating': {
+      const actorId = state.compensateActorId;
+      leaveCompensation(state);
+      state.compensated = true;
+      emit(turn, { type: 'CompensationDone' });
+      if (actorId !== undefined) queueDone(turn, actorId, null);
+      return;
+    }
+    case 'aborting':
+      state.compensated = true;
+      emit(turn, { type: 'CompensationDone' });
+      end(turn);
+      return;
+    case 'closing':
+      end(turn);
+      return;
+    case 'forward':
+    case 'ended':
+      return;
+  }
+}
+
+function end(turn: Turn): void {
+  const { state } = turn;
+  const output = state.machine?.output ?? null;
+  state.phase = 'ended';
+  state.endedAt = turn.now;
+  state.output = output;
+  state.steps = {};
+  state.deferred = [];
+  if (state.compensated) {
+    const reason = state.failure ?? state.lastFailure ?? null;
+    if (reason !== null) state.failure = reason;
+    emit(turn, { type: 'SagaCompensated', output, reason });
+  } else {
+    emit(turn, { type: 'SagaCompleted', output });
+  }
 }

@@ -7,7 +7,7 @@
  */
 import type { AnyStateMachine, StateNode } from 'xstate';
 import type { ActorSpec } from './steps.ts';
-import { CANCEL_EVENT, refuse, stateName } from './validate.ts';
+import { CANCEL_EVENT, refuse, stateName } from './refusals.ts';
 
 type Node = StateNode;
 type Invoked = { id: string; spec: ActorSpec }[];

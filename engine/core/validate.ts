@@ -6,8 +6,8 @@
  * refusal names the state and the remedy.
  */
 import type { AnyStateMachine, StateNode } from 'xstate';
-import { DefinitionFault } from './errors.ts';
 import { toJson } from './json.ts';
+import { CANCEL_EVENT, refuse, stateName } from './refusals.ts';
 import { specOf, type ActorSpec } from './steps.ts';
 import { checkInvokeIds, checkPivots, checkUnboundedAlways } from './validate-paths.ts';
 
@@ -21,8 +21,6 @@ const PURE_ACTIONS = new Set([
   'xstate.emit',
   'xstate.enqueueActions',
 ]);
-/** The one event under our prefix that a machine may handle. */
-export const CANCEL_EVENT = 'saga.cancel';
 const NAME = /^[a-z][a-z0-9-]{0,62}$/;
 
 export function validateMachine(spec: {
@@ -68,15 +66,6 @@ export function validateMachine(spec: {
   checkInvokeIds(nodes);
   checkPivots(nodes, (node) => invokedSpecs(node, actors));
   return { actors, services: servicesOf(actors) };
-}
-
-export function refuse(message: string): DefinitionFault {
-  return new DefinitionFault('DEFINITION_INVALID', message);
-}
-
-/** How a refusal names a state: `State "order.reserving"`. */
-export function stateName(node: Node): string {
-  return `State "${node.path.length === 0 ? '(root)' : node.path.join('.')}"`;
 }
 
 function allNodes(root: Node): Node[] {

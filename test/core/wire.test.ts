@@ -42,7 +42,7 @@ function decode(kind: string, value: string): unknown {
 }
 
 describe('docs/WIRE.md', () => {
-  const blocks = [...page.matchAll(/(<!-- schema: (\w+) -->\n)?```json\n([\s\S]*?)```/g)].map(
+  const blocks = [...page.matchAll(/(<!-- schema: (\w+) -->\n+)?```json\n([\s\S]*?)```/g)].map(
     ([, , kind, json]) => ({ kind: kind ?? '', json: json ?? '' }),
   );
 
