@@ -68,22 +68,22 @@ async function closedLoop(
 ): Promise<LoadResult> {
   const latencies: number[] = [];
   let total = 0;
-  let phase: 'warmup' | 'window' | 'over' = 'warmup';
+  const state: { phase: 'warmup' | 'window' | 'over' } = { phase: 'warmup' };
   const lane = async (): Promise<void> => {
-    while (phase !== 'over') {
+    while (state.phase !== 'over') {
       const took_ms = await runOne(target, load.work, performance.now());
       total += 1;
-      if (phase === 'window') latencies.push(took_ms);
+      if (state.phase === 'window') latencies.push(took_ms);
     }
   };
   const lanes = Promise.all(Array.from({ length: load.inFlight }, lane));
   const stay = (ms: number): Promise<unknown> => Promise.race([pause(ms), lanes]);
   await stay(load.warmup_ms);
   const begun = performance.now();
-  phase = 'window';
+  state.phase = 'window';
   onWindow('begin');
   await stay(load.window_ms);
-  phase = 'over';
+  state.phase = 'over';
   const elapsed_ms = performance.now() - begun;
   onWindow('end');
   const measured = latencies.slice();
@@ -120,29 +120,27 @@ async function openLoop(
   const total = load.rate_per_s * load.seconds;
   const latencies: number[] = [];
   const all: Promise<void>[] = [];
-  let failure: unknown;
+  const failures: Error[] = [];
   const begun = performance.now();
   onWindow('begin');
   for (let n = 0; n < total; n++) {
     const meant_ms = begun + (n * 1000) / load.rate_per_s;
     const early_ms = meant_ms - performance.now();
     if (early_ms > 0) await pause(early_ms);
-    if (failure !== undefined) throw failure;
+    if (failures[0] !== undefined) throw failures[0];
     if (n - latencies.length > OPEN_LIMIT) {
       throw new Error(`${load.rate_per_s}/s is too much: ${OPEN_LIMIT} sagas are unfinished.`);
     }
     all.push(
       runOne(target, load.work, meant_ms).then(
         (took_ms) => void latencies.push(took_ms),
-        (error: unknown) => {
-          failure ??= error;
-        },
+        (error: unknown) => void failures.push(error as Error),
       ),
     );
   }
   await Promise.all(all);
   onWindow('end');
-  if (failure !== undefined) throw failure;
+  if (failures[0] !== undefined) throw failures[0];
   return {
     ended: total,
     total,

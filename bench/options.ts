@@ -45,16 +45,16 @@ export interface Options {
 
 const FULL: Sizes & DurabilitySizes = {
   inFlight: 256,
-  warmup_ms: 8_000,
-  window_ms: 15_000,
+  warmup_ms: 5_000,
+  window_ms: 10_000,
   single: 300,
-  open_s: 20,
+  open_s: 15,
   timers: 100_000,
   timers_spread_ms: 60_000,
   recovering: 10_000,
   sleeping: 100_000,
   idle_s: 30,
-  rest_s: 12,
+  rest_s: 10,
 };
 const QUICK: Sizes & DurabilitySizes = {
   inFlight: 64,

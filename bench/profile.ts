@@ -8,7 +8,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const TOP_FUNCTIONS = 40;
+const TOP_FUNCTIONS = 30;
+/** Packages below this part of the busy time are left out. */
+const SHOWN_PART = 0.004;
 
 interface Profile {
   nodes: {
@@ -51,7 +53,7 @@ async function summarise(folder: string, file: string): Promise<ProfileSummary> 
   return {
     file,
     busy_ms,
-    groups: sorted(groups),
+    groups: sorted(groups).filter(([, ms]) => ms > busy_ms * SHOWN_PART),
     functions: sorted(functions).slice(0, TOP_FUNCTIONS),
   };
 }
@@ -63,6 +65,7 @@ function sorted(sums: ReadonlyMap<string, number>): [string, number][] {
 /** `xstate`, `pg`, `sagax/core`, `node:internal/streams`, `(garbage collector)`… */
 function groupOf(name: string, url: string): string {
   if (url === '') return name === '(garbage collector)' ? name : 'native';
+  if (url.startsWith('wasm:')) return 'wasm';
   const inPackage = /node_modules\/((?:@[^/]+\/)?[^/]+)\/(?!.*node_modules)/.exec(url)?.[1];
   if (inPackage !== undefined) return inPackage.startsWith('pg-') ? 'pg' : inPackage;
   if (url.startsWith('node:')) return url.split('/').slice(0, 2).join('/').replace(/\.js$/, '');

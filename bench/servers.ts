@@ -28,7 +28,10 @@ export async function startPostgres(statements: boolean): Promise<PostgresServer
       shared_buffers: '512MB',
       max_wal_size: '4GB',
       ...(statements
-        ? { shared_preload_libraries: 'pg_stat_statements', track_io_timing: 'on' }
+        ? {
+            shared_preload_libraries: 'pg_stat_statements',
+            'pg_stat_statements.track_planning': 'on',
+          }
         : {}),
     },
   });

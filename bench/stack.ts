@@ -59,14 +59,14 @@ export class Cleanup {
     this.#steps.push(step);
   }
   async run(): Promise<void> {
-    let failure: unknown;
+    const failures: Error[] = [];
     for (const step of this.#steps.splice(0).reverse()) {
       try {
         await step();
       } catch (error) {
-        failure ??= error;
+        failures.push(error as Error);
       }
     }
-    if (failure !== undefined) throw failure;
+    if (failures[0] !== undefined) throw failures[0];
   }
 }
