@@ -1,5 +1,7 @@
 /** Results as Markdown tables: medians over the rounds, with the range where there is more than one. */
 import { readFile, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { format, resolveConfig } from 'prettier';
 import { DURABILITY } from './durability.ts';
 import { SYSTEMS, type System } from './options.ts';
 import type { Results } from './results.ts';
@@ -122,5 +124,7 @@ export async function writeDocument(results: Results): Promise<void> {
     throw new Error(`docs/BENCHMARKS.md has lost its marks ${BEGIN} and ${END}.`);
   }
   const head = text.slice(0, begin + BEGIN.length);
-  await writeFile(DOCUMENT, `${head}\n\n${tables(results)}\n\n${text.slice(end)}`);
+  const path = fileURLToPath(DOCUMENT);
+  const whole = `${head}\n\n${tables(results)}\n\n${text.slice(end)}`;
+  await writeFile(path, await format(whole, { ...(await resolveConfig(path)), filepath: path }));
 }
