@@ -15,7 +15,7 @@ import type { Json } from '../engine/core/json.ts';
 import type { Target, Work } from './load.ts';
 
 /** Pauses between two looks at the log's tail. */
-const PAUSE_MS = { exact: 1, cheap: 10 } as const;
+const PAUSE_MS = { exact: 1, cheap: 15 } as const;
 const TAIL_LIMIT = 2_000;
 const NODE_LEASE_MS = 30_000;
 /** A saga id a day from now, for the planner to see that older and later partitions need no look. */

@@ -19,7 +19,7 @@ export async function topStatements({ pool }: PostgresServer): Promise<string> {
        round(total_exec_time + total_plan_time), calls, round(mean_exec_time::numeric, 3), round(min_exec_time::numeric, 3),
        round((total_plan_time / calls)::numeric, 3), rows / calls, round(wal_bytes / calls),
        (shared_blks_hit + shared_blks_read) / calls, left(regexp_replace(query, '\\s+', ' ', 'g'), ${TEXT_LENGTH})) AS line
-     FROM pg_stat_statements ORDER BY total_exec_time + total_plan_time DESC LIMIT ${SHOWN}`,
+     FROM pg_stat_statements WHERE calls > 0 ORDER BY total_exec_time + total_plan_time DESC LIMIT ${SHOWN}`,
   );
   return `statements by total time\n${rows.map(({ line }) => `  ${line}`).join('\n')}\n`;
 }
