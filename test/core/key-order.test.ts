@@ -10,9 +10,15 @@ test.each(Array.from({ length: 20 }, (_, seed) => seed))(
     const region = (src: string) => ({
       initial: 'rest',
       states: {
-        rest: { on: { go: 'asked' }, after: { 5_000: 'asked' } },
+        // Entering is in document order whatever happens; what a transition itself does is not.
+        rest: {
+          on: { go: { target: 'asked', actions: emit({ type: `asks ${src}` } as never) } },
+          after: { 5_000: 'asked' },
+        },
         asked: doStep(src, 'over', 'over'),
-        over: { on: { go: 'asked' } },
+        over: {
+          on: { go: { target: 'asked', actions: emit({ type: `asks ${src} again` } as never) } },
+        },
       },
     });
     const machine = define(
