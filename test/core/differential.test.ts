@@ -14,7 +14,6 @@ import {
   initialTurn,
   nextTurn,
   tagsOf,
-  type MachineAction,
   type MachineState,
   type MachineTurn,
 } from '../../engine/core/machine.ts';
@@ -40,7 +39,7 @@ function isWhole(snapshot: AnyMachineSnapshot): boolean {
   const { machine, value, _nodes: nodes } = snapshot;
   if (snapshot.status !== 'active') return true;
   const ids = (list: { id: string }[]) => list.map(({ id }) => id).sort();
-  const resolved = machine.resolveState({ value, context: {} } as never) as AnyMachineSnapshot;
+  const resolved = machine.resolveState({ value, context: {} }) as AnyMachineSnapshot;
   const isTree = (node: (typeof nodes)[number]): boolean =>
     node.type !== 'compound' ||
     Object.values(node.states).filter((child) => nodes.includes(child as never)).length === 1;
@@ -91,7 +90,7 @@ function expectSame(
   expect(state.context).toEqual(plain(snapshot.context));
   expect(state.status).toBe(snapshot.status);
   expect(state.output ?? null).toEqual(plain(snapshot.output) ?? null);
-  expect(ours.actions as MachineAction[]).toEqual(plain(wishes(actions)));
+  expect(ours.actions).toEqual(plain(wishes(actions)));
   if (state.status !== 'active') return;
   expect(tagsOf(machine, state).sort()).toEqual([...snapshot.tags].sort());
   for (const event of events) {
@@ -145,7 +144,7 @@ const seeds = fc.integer({ min: 0, max: 0x7fffffff });
 /** xstate has no bound on microsteps by default; with the same one both give up on the same input. */
 function bounded(machine: AnyStateMachine): AnyStateMachine {
   machine.config.options = { maxIterations: 200 };
-  machine.options = { maxIterations: 200 } as never;
+  machine.options = { maxIterations: 200 };
   return machine;
 }
 
@@ -165,7 +164,7 @@ describe('machine.ts against initialTransition() and transition()', () => {
         ];
         const first = attempt(() => initialTurn(machine, null));
         const theirFirst = attempt(() => {
-          const result = initialTransition(machine, null as never);
+          const result = initialTransition(machine, null);
           // It gives a snapshot in error where transition() throws.
           const { status, error } = result[0] as AnyMachineSnapshot;
           if (status === 'error' || !isWhole(result[0] as AnyMachineSnapshot)) throw error;
@@ -223,7 +222,7 @@ describe('decide and evolve against createActor() with a clock of ours', () => {
         const handled = CHART_EVENTS.filter((name) => machine.events.includes(name as never));
         const told: object[] = [];
         const clock = new OrderedClock();
-        let actor = createActor(machine, { clock: clock as never });
+        let actor = createActor(machine, { clock: clock });
         actor.on('*', (event: object) => told.push(event));
         // An actor reports what its machine throws instead of throwing; the comparison ends there.
         let hasThrown = false;
@@ -235,10 +234,9 @@ describe('decide and evolve against createActor() with a clock of ours', () => {
         const compare = (): boolean => {
           if (hasTwins(saga.events())) return false;
           const snapshot = actor.getSnapshot() as AnyMachineSnapshot;
-          if (hasThrown || saga.live.faulted !== undefined) {
-            expect(saga.live.faulted !== undefined).toBe(hasThrown || !isWhole(snapshot));
-            return false;
-          }
+          const isFaulted = saga.live.faulted !== undefined;
+          expect(isFaulted).toBe(hasThrown || !isWhole(snapshot));
+          if (isFaulted) return false;
           const { machine: ours } = saga.live;
           expect(ours?.value).toEqual(plain(snapshot.value));
           expect(ours?.context).toEqual(plain(snapshot.context));

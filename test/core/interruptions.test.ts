@@ -321,6 +321,21 @@ describe('repeats', () => {
   });
 });
 
+test('a saga that has taken all the signals it may can still be cancelled and paused', () => {
+  const saga = SagaDriver.start(shop(true));
+  const seenIds = Array.from({ length: 10_000 }, (_, n) => `signal:s${n}`);
+  const full = { ...saga.live, seenIds };
+  const body = { sagaId: '7001', namespace: 'default' };
+  const give = (input: SagaInput) => decide(saga.definition, '7001', full, input, saga.now);
+  expect(
+    give({ type: 'signal', body: { ...body, signalId: 's', name: 'go', payload: {} } }),
+  ).toMatchObject({ kind: 'refused', code: 'OVERLOADED' });
+  const words = { requestId: 'r', reason: '', by: '' };
+  expect(give({ type: 'cancel', body: { ...body, ...words } }).kind).toBe('accepted');
+  const action = { verb: 'pause' as const };
+  expect(give({ type: 'operator', body: { ...body, ...words, action } }).kind).toBe('accepted');
+});
+
 describe('forgeries', () => {
   test.each(['7001.2', '7001.99', '9999.1', '7001.99.c', '9999.1.s'])(
     'a reply to %s, which was never sent, is refused',

@@ -74,7 +74,7 @@ export function define(machine: unknown, options: DefineOptions = {}): AnyDefini
     machine: machine as AnyStateMachine,
     input: z.any(),
     signals: signalSchemas(options.signals ?? []),
-  } as never) as AnyDefinition;
+  }) as AnyDefinition;
 }
 
 function signalSchemas(signals: readonly string[] | SignalSchemas): SignalSchemas {

@@ -5,7 +5,7 @@
  * always, after with fixed, named and computed delays, raise (delayed too), cancel, emit, enqueueActions, tags,
  * reenter, wildcards, final states with outputs, onDone of states, and invokes.
  */
-import { assign, cancel, emit, enqueueActions, raise, setup, type AnyStateMachine } from 'xstate';
+import { assign, cancel, emit, enqueueActions, setup, type AnyStateMachine } from 'xstate';
 import { compensatable, command, readOnly } from '../../engine/core/index.ts';
 import { z } from 'zod';
 
@@ -155,7 +155,7 @@ const contract = (name: string) => command(`svc.${name}`, { input: anything, out
 
 function build(config: object): AnyStateMachine {
   const loose = setup({
-    types: {} as { context: Context; emitted: { type: 'told'; n: number } },
+    types: { context: {} as Context, emitted: {} as { type: 'told'; n: number } },
     actors: {
       read: readOnly(contract('read')),
       make: compensatable(contract('make'), { compensateWith: contract('unmake') }),

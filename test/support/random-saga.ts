@@ -163,7 +163,7 @@ function step(plan: Plan, src: string, next: string, failed: string): object {
 
 function build(config: object): AnyStateMachine {
   return setup({
-    types: {} as { context: { n: number }; emitted: { type: 'told'; n: number } },
+    types: { context: {} as { n: number }, emitted: {} as { type: 'told'; n: number } },
     actors,
     guards: { first: ({ context }) => context.n < 40 },
     actions: {
