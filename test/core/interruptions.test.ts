@@ -1,6 +1,7 @@
 /** What comes from outside at any time: cancels, pauses, repeats, forgeries, and what comes after the end. */
 import { describe, expect, test } from 'vitest';
 import { assign, setup } from 'xstate';
+import { decide, type SagaInput } from '../../engine/core/decide.ts';
 import {
   SagaDriver,
   broken,
