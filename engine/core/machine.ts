@@ -151,7 +151,7 @@ function compile(definition: AnyStateMachine): Compiled {
     emit: () => {},
     stopChild: () => {},
     actionExecutor: (action) => {
-      sink.actions.push(action as RawAction);
+      sink.actions.push(action);
     },
   };
   const invokeIds = new Set(invokeIdsOf(machine.root));
@@ -273,7 +273,7 @@ function restore(machine: AnyStateMachine, state: MachineState): AnyMachineSnaps
     historyValue,
     output: state.output,
     error: state.error,
-  } as never) as AnyMachineSnapshot;
+  } as never);
 }
 
 function refuseSpawned({ invokeIds }: Compiled, id: string, src: unknown): void {

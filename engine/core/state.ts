@@ -4,7 +4,6 @@
  * Guards that everything `decide` looks at is in here and nowhere else; the rest of this file are
  * questions about a state that several modules ask.
  */
-import type { StateValue } from 'xstate';
 import type { CauseEvent, ConsequenceEvent, Failure, SagaStatus, StepClass } from './events.ts';
 import type { Json } from './json.ts';
 import { stateLine, type MachineState } from './machine.ts';
@@ -185,7 +184,7 @@ export function shownFailure(state: SagaState): Failure | null {
 }
 
 export function shownState(state: SagaState): string {
-  return state.machine === null ? '' : stateLine(state.machine.value as StateValue);
+  return state.machine === null ? '' : stateLine(state.machine.value);
 }
 
 /** A copy that may be changed without touching the original; JSON inside steps is shared, never changed. */

@@ -77,9 +77,14 @@ function invokedSpecs(
   actors: ReadonlyMap<string, ActorSpec>,
 ): { id: string; spec: ActorSpec }[] {
   return node.invoke.flatMap((invoke) => {
-    const spec = actors.get(String(invoke.src));
+    const spec = actors.get(nameOf(invoke.src));
     return spec === undefined ? [] : [{ id: invoke.id, spec }];
   });
+}
+
+/** xstate names inline logic too, so `src` is a text in every resolved invoke. */
+function nameOf(src: unknown): string {
+  return typeof src === 'string' ? src : '(inline)';
 }
 
 function servicesOf(actors: ReadonlyMap<string, ActorSpec>): string[] {
@@ -94,7 +99,7 @@ function servicesOf(actors: ReadonlyMap<string, ActorSpec>): string[] {
 
 function checkInvokes(node: Node, machine: AnyStateMachine, actors: Map<string, ActorSpec>): void {
   for (const [index, invoke] of node.invoke.entries()) {
-    const src = String(invoke.src);
+    const src = nameOf(invoke.src);
     const raw = (node.config.invoke as unknown[] | object | undefined) ?? [];
     const config = (Array.isArray(raw) ? raw[index] : raw) as {
       src: unknown;
