@@ -273,7 +273,7 @@ function restore(machine: AnyStateMachine, state: MachineState): AnyMachineSnaps
     historyValue,
     output: state.output,
     error: state.error,
-  } as never);
+  });
 }
 
 function refuseSpawned({ invokeIds }: Compiled, id: string, src: unknown): void {
