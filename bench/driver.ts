@@ -94,7 +94,7 @@ async function perform(target: Target, task: DriverTask): Promise<unknown> {
     case 'load':
       return runLoad(target, task.load, (edge) => say({ edge }));
     case 'sleep':
-      target.watch('exact');
+      target.watch('many');
       return sleep(sagaxOnly(target), task);
     case 'go':
       await each(task.sagaIds.length, START_LANES, (n) =>

@@ -7,6 +7,7 @@
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { latencyOf, type Latency } from './stats.ts';
+import type { End, Watch } from './watcher.ts';
 
 export type Work = 'order' | 'compensated';
 
@@ -30,9 +31,9 @@ export interface LoadResult {
 /** A system as the driver sees it. */
 export interface Target {
   /** Starts a saga; resolves with how it ended, once that can be seen. */
-  run(work: Work): Promise<'completed' | 'compensated'>;
-  /** How closely ends are watched: `exact` for latencies, `cheap` for throughput. */
-  watch(how: 'exact' | 'cheap'): void;
+  run(work: Work): Promise<End>;
+  /** How ends are watched: `exact` for latencies, `cheap` for throughput, `many` for more than a thousand. */
+  watch(how: Watch): void;
   close(): Promise<void>;
 }
 

@@ -15,7 +15,7 @@ import { tables, writeDocument } from './report.ts';
 import { emptyResults, type Results } from './results.ts';
 import { SagaxStack, type BusChoice } from './sagax-stack.ts';
 import { measure, warmUp } from './scenarios.ts';
-import type { Stack } from './stack.ts';
+import { Cleanup, type Stack } from './stack.ts';
 import { resetStatements, topStatements } from './statements.ts';
 
 function say(text: string): void {
@@ -169,7 +169,12 @@ async function main(options: Options): Promise<void> {
   if (options.docs) await writeDocument(results);
 }
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    const open = [...Cleanup.open].map((cleanup) => cleanup.run());
+    void Promise.allSettled(open).finally(() => process.exit(130));
+  });
+}
 try {
   const options = parseOptions(process.argv.slice(2));
   if (options !== null) await main(options);

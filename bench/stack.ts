@@ -54,11 +54,15 @@ export function difference(after: ByProcess, before: ByProcess): ByProcess {
 
 /** Runs what has been opened backwards; a failure does not keep the rest from being closed. */
 export class Cleanup {
+  /** Those that have something open; for a run that is broken off. */
+  static readonly open = new Set<Cleanup>();
   readonly #steps: (() => Promise<unknown>)[] = [];
   add(step: () => Promise<unknown>): void {
+    Cleanup.open.add(this);
     this.#steps.push(step);
   }
   async run(): Promise<void> {
+    Cleanup.open.delete(this);
     const failures: Error[] = [];
     for (const step of this.#steps.splice(0).reverse()) {
       try {
