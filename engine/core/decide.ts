@@ -11,7 +11,7 @@ import { DefinitionFault, ReplayDivergence, type ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts';
 import { evolve, nextDeferred, seenIdOf } from './evolve.ts';
 import { fit, wordsOf } from './fit.ts';
-import { translateReply } from './replies.ts';
+import { translateReply, type Translation } from './replies.ts';
 import { earliestDue, isEnded, machineIsOpen, type Due, type SagaState } from './state.ts';
 import type { InboxInput } from './wire.ts';
 
@@ -24,10 +24,6 @@ export type Decision =
   | { kind: 'ignored'; why: string }
   /** It can't be applied, now or later: a dead letter, with its reason. */
   | { kind: 'refused'; code: ErrorCode; why: string };
-
-/** What an input comes to before anything is applied. */
-export type Translation =
-  { cause: CauseEvent } | { ignored: string } | { refused: ErrorCode; why: string };
 
 /**
  * Signals held back for one saga beyond which more are refused (dead letters, to be redriven). All of them are

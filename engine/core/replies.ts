@@ -6,13 +6,17 @@
  */
 import { opOf, stepIdOf } from './calls.ts';
 import { awaitsFailure, findCall, reviewDeferred } from './causes.ts';
-import type { Translation } from './decide.ts';
 import type { AnyDefinition } from './define.ts';
-import type { Failure, Settlement } from './events.ts';
+import type { ErrorCode } from './errors.ts';
+import type { CauseEvent, Failure, Settlement } from './events.ts';
 import { fit } from './fit.ts';
 import type { Json } from './json.ts';
 import type { SagaState } from './state.ts';
 import type { ReplyBody } from './wire.ts';
+
+/** What an input comes to before anything is applied. */
+export type Translation =
+  { cause: CauseEvent } | { ignored: string } | { refused: ErrorCode; why: string };
 
 /** @param body a reply that names this saga or claims to */
 export function translateReply(
