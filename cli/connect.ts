@@ -33,11 +33,17 @@ export interface Connections {
 /** Things to close, last opened first. */
 export class Closers {
   readonly #closers: (() => Promise<unknown>)[] = [];
+  #isClosing = false;
+  /** Whether the end has begun: what dies from here on was to die. */
+  get isClosing(): boolean {
+    return this.#isClosing;
+  }
   add(close: () => Promise<unknown>): void {
     this.#closers.push(close);
   }
   /** Closes all, even when one fails. @throws the first failure */
   async close(): Promise<void> {
+    this.#isClosing = true;
     let failure: Error | undefined;
     for (const close of this.#closers.splice(0).reverse()) {
       try {
@@ -75,8 +81,10 @@ export async function connect(
     url: databaseUrl,
     applicationName: owner.slice(0, 63),
     max: settings.SAGAX_DATABASE_CONNECTIONS,
-    onIdleError: (error) =>
-      telemetry.log.warn({ err: error }, 'an idle database connection died; it is replaced'),
+    onIdleError: (error) => {
+      if (closers.isClosing) return;
+      telemetry.log.warn({ err: error }, 'an idle database connection died; it is replaced');
+    },
     ...(settings.SAGAX_SHARDS === undefined ? {} : { shards: settings.SAGAX_SHARDS }),
   });
   closers.add(() => postgres.close());
