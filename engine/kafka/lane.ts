@@ -67,20 +67,21 @@ export class Lane {
   }
 
   /**
-   * Queues messages in offset order. Those that were queued before are dropped, unless the whole log now ends
-   * below them: then the topic was made anew, and is read from where it is.
-   * @param highWatermark offset behind the partition's last message
+   * Queues messages in offset order.
+   * @returns false when they begin below what was queued before: nothing was taken, since the log isn't the one
+   *   that was read (each fetch asks for what is behind the last one)
    */
-  offer(messages: readonly ReceivedMessage[], highWatermark: bigint): void {
-    if (this.closed) return;
-    if (this.next !== null && highWatermark < this.next) this.next = null;
+  offer(messages: readonly ReceivedMessage[]): boolean {
+    if (this.closed) return true;
+    const first = messages[0]?.offset;
+    if (first !== undefined && this.next !== null && first < this.next) return false;
     for (const message of messages) {
-      if (this.next !== null && message.offset < this.next) continue;
       this.#queue.push(message);
       this.#queuedBytes += bytesOf(message);
       this.next = message.offset + 1n;
     }
     this.#wake();
+    return true;
   }
 
   commit(nextOffset: bigint): void {

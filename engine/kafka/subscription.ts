@@ -4,7 +4,9 @@
  * Guards what kafkajs leaves open. It has no hook for partitions that are lost, so each GROUP_JOIN is
  * compared with what was ours. It fetches a broker's partitions in lockstep, so batches are handed to a
  * lane each and the fetch loop never waits for a handler; a full lane is paused. It can stop without a
- * word, so a watchdog makes a new consumer when nothing has been heard for three session timeouts.
+ * word, so a watchdog makes a new consumer when nothing has been heard for long. It can't be stopped while
+ * it starts, and would then run on as a member that nobody listens to: a consumer that is given up in its
+ * start is let go of when the start is over.
  */
 import type { Consumer, EachBatchPayload, Kafka } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
@@ -38,7 +40,10 @@ export class KafkaSubscription implements Subscription {
   readonly #closed = Promise.withResolvers<void>();
   readonly #stop = new AbortController();
   readonly #timers: NodeJS.Timeout[] = [];
+  /** The one we listen to; null between two of them. */
   #consumer: Consumer | null = null;
+  /** Per consumer the end of its start, whatever came of it. */
+  readonly #starts = new WeakMap<Consumer, Promise<void>>();
   #memberId: string | null = null;
   #joinAttempts = 0;
   #lastSignOfLife = performance.now();
@@ -104,30 +109,46 @@ export class KafkaSubscription implements Subscription {
 
   // ---- one consumer after another
 
-  /** Starts a consumer, and again until one runs. */
+  /** Starts a consumer, and again until one runs or is given up: then `#rebuild` does the same. */
   async #start(): Promise<void> {
     while (!this.#stop.signal.aborted) {
       const consumer = this.#makeConsumer();
       this.#consumer = consumer;
       this.#lastSignOfLife = performance.now();
+      const start = this.#startOne(consumer);
+      this.#starts.set(
+        consumer,
+        start.catch(() => undefined),
+      );
       try {
-        await consumer.connect();
-        await consumer.subscribe({ topics: [...this.#options.topics], fromBeginning: true });
-        if (this.#stop.signal.aborted) return;
-        await consumer.run({
-          autoCommit: false,
-          eachBatchAutoResolve: false,
-          partitionsConsumedConcurrently: CONCURRENT_HANDOVERS,
-          eachBatch: (payload) => this.#handOver(consumer, payload),
-        });
+        await start;
         return;
       } catch (error) {
-        if (this.#consumer !== consumer) return;
+        if (!this.#wants(consumer)) return;
         this.#warn({ err: error }, 'the consumer did not start; trying again');
+        // Nobody's while we wait, or the watchdog would start a second row of consumers.
+        this.#consumer = null;
         void this.#disconnect(consumer);
         await this.#rebuildPause();
       }
     }
+  }
+
+  async #startOne(consumer: Consumer): Promise<void> {
+    await consumer.connect();
+    if (!this.#wants(consumer)) return;
+    await consumer.subscribe({ topics: [...this.#options.topics], fromBeginning: true });
+    if (!this.#wants(consumer)) return;
+    await consumer.run({
+      autoCommit: false,
+      eachBatchAutoResolve: false,
+      partitionsConsumedConcurrently: CONCURRENT_HANDOVERS,
+      eachBatch: (payload) => Promise.resolve(this.#handOver(consumer, payload)),
+    });
+  }
+
+  #wants(consumer: Consumer): boolean {
+    return this.#consumer === consumer && !this.#stop.signal.aborted;
   }
 
   #rebuild(why: string, error?: unknown): void {
@@ -183,13 +204,24 @@ export class KafkaSubscription implements Subscription {
 
   #watch(): void {
     const silentMs = performance.now() - this.#lastSignOfLife;
-    if (this.#consumer === null || silentMs < 3 * this.#settings.sessionTimeoutMs) return;
+    const { sessionTimeoutMs, rebalanceTimeoutMs } = this.#settings;
+    // Joining may take a whole rebalance; a member that gives up in it only makes the next one longer.
+    const limitMs = Math.max(3 * sessionTimeoutMs, rebalanceTimeoutMs + sessionTimeoutMs);
+    if (this.#consumer === null || silentMs < limitMs) return;
     this.#rebuild(`nothing was heard from the consumer for ${Math.round(silentMs)} ms`);
   }
 
+  /**
+   * Lets go of a consumer; when this takes too long, it is still done later. Never before its start is over:
+   * kafkajs forgets what it stops, and what joins the group after that could never be stopped again.
+   */
   async #disconnect(consumer: Consumer | null): Promise<void> {
     if (consumer === null) return;
-    await withDeadline(consumer.disconnect(), DISCONNECT_LIMIT_MS).catch((error: unknown) =>
+    const gone = (async () => {
+      await this.#starts.get(consumer);
+      await consumer.disconnect();
+    })();
+    await withDeadline(gone, DISCONNECT_LIMIT_MS).catch((error: unknown) =>
       this.#warn({ err: error }, 'leaving the group failed; its session timeout will do it'),
     );
   }
@@ -260,6 +292,28 @@ export class KafkaSubscription implements Subscription {
     }
   }
 
+  /**
+   * The log begins again below what was read: its topic was deleted and made anew, or lost its end. Where to
+   * read on is for the reader to say, so the partition goes and comes back. What was fetched comes again then.
+   */
+  #beginAgain(consumer: Consumer, lane: Lane, offset: string | null): void {
+    this.#warn(
+      { ...at(lane), expected: String(lane.next), offset },
+      'the log begins again below what was read; the partition is opened anew',
+    );
+    this.#lose(lane);
+    const over = this.#tails.get(lane.key);
+    // A reader who insists on an offset that isn't there would have us do this without a pause.
+    this.#addTail(
+      lane.key,
+      (async () => {
+        await over;
+        await pause(OPEN_RETRY_PAUSE_MS, this.#stop.signal);
+      })(),
+    );
+    void this.#keepOrOpen(consumer, lane.topic, lane.partition);
+  }
+
   #loseAll(): void {
     for (const lane of [...this.#lanes.values()]) this.#lose(lane);
   }
@@ -294,18 +348,15 @@ export class KafkaSubscription implements Subscription {
   // ---- messages
 
   /** Never waits: what it can't take is not fetched again before there is room, since the lane is paused. */
-  async #handOver(consumer: Consumer, payload: EachBatchPayload): Promise<void> {
+  #handOver(consumer: Consumer, payload: EachBatchPayload): void {
     const { batch, resolveOffset, isRunning, isStale } = payload;
     const { topic, partition } = batch;
     const lane = this.#lanes.get(`${topic}/${partition}`);
     if (this.#consumer !== consumer || lane === undefined || !isRunning() || isStale()) return;
-    lane.offer(
-      batch.messages.map((message) => receivedMessage(topic, partition, message)),
-      BigInt(batch.highWatermark),
-    );
+    const messages = batch.messages.map((message) => receivedMessage(topic, partition, message));
+    if (!lane.offer(messages)) return this.#beginAgain(consumer, lane, batch.firstOffset());
     resolveOffset(batch.lastOffset());
     if (lane.full) consumer.pause([{ topic, partitions: [partition] }]);
-    await Promise.resolve();
   }
 
   #resumeIfRoom(lane: Lane): void {
