@@ -28,7 +28,7 @@ export async function installPeers(): Promise<void> {
     const [have, want] = await Promise.all(
       [installed, join(FOLDER, 'package-lock.json')].map(packages),
     );
-    if (have !== undefined && want?.startsWith(have) === true) return;
+    if (have === want) return;
   }
   process.stderr.write('bench: installing the peers (npm ci in bench/peers) …\n');
   const npm = spawn(
@@ -41,7 +41,7 @@ export async function installPeers(): Promise<void> {
 }
 
 /** Versions of the packages of a lockfile, as one text; those for other platforms are left out. */
-async function packages(path: string): Promise<string | undefined> {
+async function packages(path: string): Promise<string> {
   const lock = JSON.parse(await readFile(path, 'utf8')) as {
     packages: { [path: string]: { version?: string; optional?: boolean } };
   };
