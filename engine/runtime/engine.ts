@@ -168,8 +168,9 @@ class EngineNode implements Engine {
       'TOPOLOGY_MISMATCH',
       `Partition ${number} of topic "${inbox}" ends at offset ${end}, but the event log has applied all below ${nextOffset}: ` +
         'the topic was deleted, cut, or is another one than before. Use the topic prefix that this database was run ' +
-        'with, or restore the topic; if its messages are gone for good, stop all engines and set next_offset in ' +
-        `sagax.shard_positions to ${end} for shard ${number}.`,
+        'with, or restore the topic. If its messages are gone for good, stop all engines and set next_offset in ' +
+        `sagax.shard_positions for shard ${number}: to 0 if the topic was made anew, since what it holds has not been ` +
+        `applied, or to ${end} if it only lost its end.`,
     );
   }
 
