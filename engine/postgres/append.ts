@@ -1,56 +1,73 @@
 /**
- * The one statement that writes a batch: fence, events, position, timers, summaries, snapshots, dead letters.
+ * The one statement that writes batches: fence, events, position, timers, summaries, snapshots, dead letters.
  *
  * Guards I1 (gapless), I2 (fenced) and I4 (the input offset moves with the events), at any batch size with
- * one prepared statement. Being one statement outside of a transaction, it also guards that a stopped
- * process holds no lock: the server needs nothing more from it.
+ * one prepared statement. It takes batches of several shards at once, each with a fence and an answer of its
+ * own: a batch that is fenced or out of order writes nothing and keeps no other from being written. Being
+ * one statement outside of a transaction, it also guards that a stopped process holds no lock.
  *
- * How the fence holds. `fence` locks the shard's row FOR KEY SHARE where the epoch is ours. A take-over
+ * How the fence holds. `fence` locks the shards' rows FOR KEY SHARE where the epoch is the batch's. A take-over
  * changes `epoch`, a key column, so either it waits until this statement has committed, or this statement
  * waits for it, and then READ COMMITTED checks the condition again on the row's new version: the
- * epoch differs, `fence` is empty, and so is everything that selects from it.
+ * epoch differs, `fence` lacks the shard, and so does everything that selects from it.
+ *
+ * Every parameter stands in a sub-select, which hides its size from the planner: a plan for known sizes is
+ * never cheaper then, so that the server keeps the one generic plan. Planning this statement takes longer than running it.
  */
 import type { SagaSummary, ShardBatch } from '../ports.ts';
 import { SagaxError } from '../core/errors.ts';
-import { jsonLines, numberArray, toJsonb, toText, toTextOrNull } from './rows.ts';
+import { jsonLines, textList, toJsonb, toText, toTextOrNull } from './rows.ts';
 
-export interface AppendAnswer {
-  /** 1 when the epoch was ours, else 0. */
-  held: number;
-  /** 1 when the batch was written, else 0. */
-  moved: number;
+/** A batch that was not written; the statement gives no row for those that were. */
+export interface Refusal {
+  shard: number;
+  /** Whether the epoch was the batch's, and its row free where the statement does not wait for it. */
+  held: boolean;
   next_seq: string | null;
   /** A saga whose stream would get a gap, if any. */
   gap: string | null;
 }
 
-export const APPEND_SQL = `
+/** What follows FOR KEY SHARE is left open: `$locked`. */
+const STATEMENT = `
 WITH fence AS MATERIALIZED (
-  SELECT shard FROM sagax.shards WHERE shard = $1::int AND epoch = $2::bigint FOR KEY SHARE
+  SELECT b.* FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), (SELECT $3::bigint[]), (SELECT $4::int[]),
+    (SELECT $5::bigint[]), (SELECT $6::bigint[])) AS b (shard, epoch, first_seq, events, next_offset, published_seq)
+  JOIN sagax.shards s ON s.shard = b.shard AND s.epoch = b.epoch
+  ORDER BY b.shard FOR KEY SHARE OF s $locked
 ), gap AS MATERIALIZED (
   -- The event before the batch's first one of each stream must be there; the primary key refuses repeats.
-  SELECT min(first.saga_id) AS saga_id
-  FROM unnest($3::bigint[], $4::int[]) AS first (saga_id, stream_version)
-  WHERE NOT EXISTS (SELECT FROM sagax.events e
-    WHERE e.saga_id = first.saga_id AND e.stream_version = first.stream_version - 1)
+  SELECT first.shard, min(first.saga_id) AS saga_id
+  FROM unnest((SELECT $7::int[]), (SELECT $8::bigint[]), (SELECT $9::int[])) AS first (shard, saga_id, stream_version)
+  -- A scalar sub-select is one look into the index for each stream, whatever the table's statistics say.
+  WHERE (SELECT 1 FROM sagax.events e
+    WHERE e.saga_id = first.saga_id AND e.stream_version = first.stream_version - 1) IS NULL
+  GROUP BY first.shard
 ), moved AS (
   UPDATE sagax.shard_positions p SET
-    next_seq = p.next_seq + $6::bigint,
-    next_offset = greatest(p.next_offset, $7::bigint),
-    published_seq = greatest(p.published_seq, $8::bigint)
+    next_seq = p.next_seq + fence.events,
+    next_offset = greatest(p.next_offset, fence.next_offset),
+    published_seq = greatest(p.published_seq, fence.published_seq)
   FROM fence
-  WHERE p.shard = fence.shard AND ($6::bigint = 0 OR p.next_seq = $5::bigint) AND (SELECT saga_id FROM gap) IS NULL
-  RETURNING p.shard
+  WHERE p.shard = fence.shard AND (fence.events = 0 OR p.next_seq = fence.first_seq)
+    AND NOT EXISTS (SELECT FROM gap WHERE gap.shard = fence.shard)
+  RETURNING p.shard, fence.epoch
 ), new_events AS (
   INSERT INTO sagax.events (saga_id, namespace, stream_version, shard, shard_seq, epoch, at_ms, type, event)
-  SELECT e.saga_id, e.namespace, e.stream_version, moved.shard, $5::bigint + e.ordinal - 1, $2::bigint, e.at_ms, e.type, e.event::jsonb
-  FROM moved, unnest($9::bigint[], $10::text[], $11::int[], $12::bigint[], $13::text[],
-    string_to_array($14::text, E'\\n')) WITH ORDINALITY AS e (saga_id, namespace, stream_version, at_ms, type, event, ordinal)
+  SELECT e.saga_id, e.namespace, e.stream_version, moved.shard, e.shard_seq, moved.epoch, e.at_ms, e.type, e.event::jsonb
+  FROM unnest((SELECT $10::int[]), (SELECT $11::bigint[]), (SELECT $12::bigint[]), (SELECT $13::text[]), (SELECT $14::int[]),
+      (SELECT $15::bigint[]), (SELECT $16::text[]), string_to_array((SELECT $17::text), E'\\n'))
+    AS e (shard, shard_seq, saga_id, namespace, stream_version, at_ms, type, event)
+  JOIN moved ON moved.shard = e.shard
 ), timers_off AS (
-  DELETE FROM sagax.wakeups w USING moved WHERE w.saga_id = ANY ($15::bigint[])
+  DELETE FROM sagax.wakeups w
+  USING moved, unnest((SELECT $18::int[]), (SELECT $19::bigint[])) AS t (shard, saga_id)
+  WHERE t.shard = moved.shard AND w.saga_id = t.saga_id
 ), timers_on AS (
   INSERT INTO sagax.wakeups (saga_id, shard, due_at_ms)
-  SELECT t.saga_id, moved.shard, t.due_at_ms FROM moved, unnest($16::bigint[], $17::bigint[]) AS t (saga_id, due_at_ms)
+  SELECT t.saga_id, moved.shard, t.due_at_ms
+  FROM unnest((SELECT $20::int[]), (SELECT $21::bigint[]), (SELECT $22::bigint[])) AS t (shard, saga_id, due_at_ms)
+  JOIN moved ON moved.shard = t.shard
   ON CONFLICT (saga_id) DO UPDATE SET due_at_ms = excluded.due_at_ms
     WHERE wakeups.due_at_ms <> excluded.due_at_ms
 ), new_summaries AS (
@@ -58,9 +75,10 @@ WITH fence AS MATERIALIZED (
     attributes, stream_version, started_at_ms, updated_at_ms, ended_at_ms, pivot_passed, failure_code, failure_message, output)
   SELECT s.saga_id, s.namespace, s.definition, s.definition_version, s.status, s.state, s.business_key,
     s.attributes, s.stream_version, s.started_at_ms, s.updated_at_ms, s.ended_at_ms, s.pivot_passed, s.failure_code, s.failure_message, s.output
-  FROM moved, json_to_recordset($18::json) AS s (saga_id bigint, namespace text, definition text, definition_version int,
+  FROM json_to_recordset((SELECT $23::json)) AS s (shard int, saga_id bigint, namespace text, definition text, definition_version int,
     status text, state text, business_key text, attributes jsonb, stream_version int, started_at_ms bigint,
     updated_at_ms bigint, ended_at_ms bigint, pivot_passed boolean, failure_code text, failure_message text, output jsonb)
+  JOIN moved ON moved.shard = s.shard
   ON CONFLICT (saga_id) DO UPDATE SET
     definition_version = excluded.definition_version, status = excluded.status, state = excluded.state,
     attributes = excluded.attributes, stream_version = excluded.stream_version, updated_at_ms = excluded.updated_at_ms,
@@ -69,54 +87,107 @@ WITH fence AS MATERIALIZED (
 ), new_snapshots AS (
   INSERT INTO sagax.snapshots (saga_id, stream_version, definition_hash, state_hash, state)
   SELECT s.saga_id, s.stream_version, s.definition_hash, s.state_hash, s.state::jsonb
-  FROM moved, unnest($19::bigint[], $20::int[], $21::text[], $22::text[], string_to_array($23::text, E'\\n'))
-    AS s (saga_id, stream_version, definition_hash, state_hash, state)
+  FROM unnest((SELECT $24::int[]), (SELECT $25::bigint[]), (SELECT $26::int[]), (SELECT $27::text[]), (SELECT $28::text[]),
+      string_to_array((SELECT $29::text), E'\\n')) AS s (shard, saga_id, stream_version, definition_hash, state_hash, state)
+  JOIN moved ON moved.shard = s.shard
   ON CONFLICT (saga_id) DO UPDATE SET stream_version = excluded.stream_version,
     definition_hash = excluded.definition_hash, state_hash = excluded.state_hash, state = excluded.state
 ), new_dead_letters AS (
   INSERT INTO sagax.dead_letters (topic, partition, message_offset, key, headers, value, code, reason, at_ms)
   SELECT d.topic, d.partition, d.message_offset, decode(d.key, 'base64'), d.headers, decode(d.value, 'base64'),
     d.code, d.reason, d.at_ms
-  FROM moved, json_to_recordset($24::json) AS d (topic text, partition int, message_offset bigint, key text,
+  FROM json_to_recordset((SELECT $30::json)) AS d (shard int, topic text, partition int, message_offset bigint, key text,
     headers jsonb, value text, code text, reason text, at_ms bigint)
+  JOIN moved ON moved.shard = d.shard
 )
-SELECT (SELECT count(*)::int FROM fence) AS held, (SELECT count(*)::int FROM moved) AS moved,
-  (SELECT next_seq FROM sagax.shard_positions WHERE shard = $1::int) AS next_seq, (SELECT saga_id FROM gap) AS gap`;
+SELECT b.shard, b.shard IN (SELECT shard FROM fence) AS held, p.next_seq, gap.saga_id AS gap
+FROM unnest((SELECT $1::int[])) AS b (shard)
+LEFT JOIN sagax.shard_positions p ON p.shard = b.shard LEFT JOIN gap ON gap.shard = b.shard
+WHERE b.shard NOT IN (SELECT shard FROM moved)`;
 
-/** The statement's parameters. @throws SagaxError INTERNAL for a batch that is not in order */
-export function appendValues(batch: ShardBatch): unknown[] {
-  const { events } = batch;
+/** Waits for a take-over that is under way: with it, "not held" means fenced. */
+export const APPEND_SQL = STATEMENT.replace('$locked', '');
+/** Passes over a shard whose row a take-over has locked, so that no shard waits for another's: "not held" may mean that. */
+export const APPEND_FREE_SQL = STATEMENT.replace('$locked', 'SKIP LOCKED');
+
+/** What one batch adds to each parameter of the statement; lists are the inside of an array's text. */
+export interface EncodedBatch {
+  batch: ShardBatch;
+  lists: readonly string[];
+  /** Size as text, in UTF-16 units: what memory and the wire bear. */
+  size: number;
+}
+
+/** How the parts of many batches become one parameter. */
+const JOINS: readonly ('array' | 'lines' | 'json')[] = Array.from({ length: 30 }, (_, index) => {
+  if (index === 16 || index === 28) return 'lines';
+  return index === 22 || index === 29 ? 'json' : 'array';
+});
+
+/** The parameters for these batches. Each shard may have one of them. */
+export function valuesOf(batches: readonly EncodedBatch[]): string[] {
+  return JOINS.map((join, index) => {
+    const parts = batches.map(({ lists }) => lists[index] ?? '').filter((part) => part !== '');
+    if (join === 'lines') return parts.join('\n');
+    return join === 'json' ? `[${parts.join(',')}]` : `{${parts.join(',')}}`;
+  });
+}
+
+/** The parameters for one batch. @throws SagaxError INTERNAL for a batch that is not in order */
+export function appendValues(batch: ShardBatch): string[] {
+  return valuesOf([encodeBatch(batch)]);
+}
+
+/** @throws SagaxError INTERNAL for a batch that is not in order */
+export function encodeBatch(batch: ShardBatch): EncodedBatch {
+  const { events, shard } = batch;
   const firsts = checkOrder(batch);
   const wakeups = newest(batch.wakeups);
-  const timers = wakeups.filter((each) => each.dueAt !== null);
+  const on = wakeups.filter((each) => each.dueAt !== null);
+  const off = wakeups.filter((each) => each.dueAt === null);
   const snapshots = newest(batch.snapshots);
-  return [
-    batch.shard,
-    batch.epoch,
-    numberArray(firsts.map(({ sagaId }) => sagaId)),
-    numberArray(firsts.map(({ streamVersion }) => streamVersion)),
-    events[0]?.shardSeq ?? 0,
-    events.length,
-    batch.nextOffset?.toString() ?? null,
-    batch.publishedSeq ?? null,
-    numberArray(events.map(({ sagaId }) => sagaId)),
-    events.map(({ namespace }) => namespace),
-    numberArray(events.map(({ streamVersion }) => streamVersion)),
-    numberArray(events.map(({ at }) => Math.floor(at))),
-    events.map(({ event }) => event.type),
+  const lists = [
+    `${shard}`,
+    `${batch.epoch}`,
+    `${events[0]?.shardSeq ?? 0}`,
+    `${events.length}`,
+    batch.nextOffset?.toString() ?? 'NULL',
+    batch.publishedSeq?.toString() ?? 'NULL',
+    times(shard, firsts.length),
+    list(firsts, ({ sagaId }) => sagaId),
+    list(firsts, ({ streamVersion }) => streamVersion),
+    times(shard, events.length),
+    list(events, ({ shardSeq }) => shardSeq),
+    list(events, ({ sagaId }) => sagaId),
+    textList(events.map(({ namespace }) => namespace)),
+    list(events, ({ streamVersion }) => streamVersion),
+    list(events, ({ at }) => Math.floor(at)),
+    textList(events.map(({ event }) => event.type)),
     jsonLines(events.map(({ event }) => event)),
-    numberArray(wakeups.filter(({ dueAt }) => dueAt === null).map(({ sagaId }) => sagaId)),
-    numberArray(timers.map(({ sagaId }) => sagaId)),
+    times(shard, off.length),
+    list(off, ({ sagaId }) => sagaId),
+    times(shard, on.length),
+    list(on, ({ sagaId }) => sagaId),
     // Up, never down: a timer may be a little late, but not early (I11).
-    numberArray(timers.map(({ dueAt }) => Math.ceil(dueAt ?? 0))),
-    JSON.stringify(newest(batch.summaries).map(summaryRow)),
-    numberArray(snapshots.map(({ sagaId }) => sagaId)),
-    numberArray(snapshots.map(({ streamVersion }) => streamVersion)),
-    snapshots.map(({ definitionHash }) => definitionHash),
-    snapshots.map(({ stateHash }) => stateHash),
+    list(on, ({ dueAt }) => Math.ceil(dueAt ?? 0)),
+    list(newest(batch.summaries), (summary) => JSON.stringify(summaryRow(shard, summary))),
+    times(shard, snapshots.length),
+    list(snapshots, ({ sagaId }) => sagaId),
+    list(snapshots, ({ streamVersion }) => streamVersion),
+    textList(snapshots.map(({ definitionHash }) => definitionHash)),
+    textList(snapshots.map(({ stateHash }) => stateHash)),
     jsonLines(snapshots.map(({ state }) => state)),
-    JSON.stringify(batch.deadLetters.map(deadLetterRow)),
+    list(batch.deadLetters, (letter) => JSON.stringify(deadLetterRow(shard, letter))),
   ];
+  return { batch, lists, size: lists.reduce((sum, each) => sum + each.length, 0) };
+}
+
+function list<T>(entries: readonly T[], text: (entry: T) => string | number): string {
+  return entries.map(text).join(',');
+}
+
+function times(shard: number, count: number): string {
+  return count === 0 ? '' : `${shard}${`,${shard}`.repeat(count - 1)}`;
 }
 
 /** The last entry of each saga: one statement can't write a row twice. */
@@ -160,8 +231,9 @@ export function disorder(what: string, batch: ShardBatch): SagaxError {
   );
 }
 
-function summaryRow(summary: SagaSummary): object {
+function summaryRow(shard: number, summary: SagaSummary): object {
   return {
+    shard,
     saga_id: summary.sagaId,
     namespace: summary.namespace,
     definition: summary.definition,
@@ -191,8 +263,9 @@ export function searchable(attributes: SagaSummary['attributes']): SagaSummary['
   );
 }
 
-function deadLetterRow(letter: ShardBatch['deadLetters'][number]): object {
+function deadLetterRow(shard: number, letter: ShardBatch['deadLetters'][number]): object {
   return {
+    shard,
     topic: toText(letter.topic),
     partition: letter.partition,
     message_offset: letter.offset.toString(),

@@ -3,29 +3,37 @@
  *
  * Guards I1, I2 and I4 (see append.ts), and that a lost answer is never taken for a failure.
  */
-import { FencedError } from '../core/errors.ts';
+import { CommitUnknownError, FencedError, type SagaxError } from '../core/errors.ts';
 import { OUTBOX_EVENTS, type EventLog, type SagaSnapshot, type ShardBatch } from '../ports.ts';
 import type { LoggedEvent } from '../core/events.ts';
-import { APPEND_SQL, appendValues, disorder, type AppendAnswer } from './append.ts';
+import {
+  APPEND_FREE_SQL,
+  APPEND_SQL,
+  disorder,
+  encodeBatch,
+  valuesOf,
+  type EncodedBatch,
+  type Refusal,
+} from './append.ts';
+import { Gatherer, type Outcome } from './gather.ts';
 import { sqlState, type Database } from './pool.ts';
 import { EVENT_COLUMNS, fromJsonb, numberArray, toLoggedEvent, type EventRow } from './rows.ts';
 
 /** Streams loaded by one query; more go in further ones, so that an answer stays within bounds. */
 const MAX_LOADED_AT_ONCE = 500;
+/** Statements of appends under way at once: while one waits for the disk, the next one is worked out. */
+const APPENDS_AT_ONCE = 2;
+const LOADS_AT_ONCE = 2;
+/** Batches in one statement, and their text: a statement is one commit, and take-overs wait for it. */
+const MAX_GATHERED_BATCHES = 64;
+const MAX_GATHERED_SIZE = 4_000_000;
 
 type Stream = { snapshot: SagaSnapshot | null; events: LoggedEvent[] };
 
 export function postgresEventLog(db: Database): EventLog {
   return {
-    append: (batch) => append(db, batch),
-    load: async (sagaIds, options) => {
-      const streams = new Map<string, Stream>();
-      for (let from = 0; from < sagaIds.length; from += MAX_LOADED_AT_ONCE) {
-        const some = sagaIds.slice(from, from + MAX_LOADED_AT_ONCE);
-        await load(db, some, options?.ignoreSnapshots === true, streams);
-      }
-      return streams;
-    },
+    append: appender(db),
+    load: loader(db),
     readOutbox: async (shard, afterSeq, limit) => {
       const rows = await db.read<EventRow>({
         name: 'sagax-outbox',
@@ -47,27 +55,77 @@ export function postgresEventLog(db: Database): EventLog {
   };
 }
 
-async function append(db: Database, batch: ShardBatch): Promise<void> {
-  const values = appendValues(batch);
-  const query = { name: 'sagax-append', text: APPEND_SQL, values };
-  let answer: AppendAnswer | undefined;
+/**
+ * Appends of different shards that come while others are under way go out as one statement, so that a busy node
+ * pays one commit for many shards. Each is still written whole or not at all, by its own fence.
+ */
+function appender(db: Database): (batch: ShardBatch) => Promise<void> {
+  const queue = new Gatherer<EncodedBatch, void>({
+    slots: APPENDS_AT_ONCE,
+    maxItems: MAX_GATHERED_BATCHES,
+    maxSize: MAX_GATHERED_SIZE,
+    sizeOf: ({ size }) => size,
+    // A shard's appends stay in order, and two statements never wait for the same position.
+    keyOf: ({ batch }) => batch.shard,
+    together: (batches) => appendTogether(db, batches),
+    alone: (one) => appendAlone(db, one),
+  });
+  return async (batch) => queue.run(encodeBatch(batch));
+}
+
+async function appendAlone(db: Database, one: EncodedBatch): Promise<void> {
+  const query = { name: 'sagax-append', text: APPEND_SQL, values: valuesOf([one]) };
+  let refusal: Refusal | undefined;
   try {
-    answer = (await db.write<AppendAnswer>(query)).rows[0];
+    refusal = (await db.write<Refusal>(query)).rows[0];
   } catch (error) {
     // A row of one of the batch's streams or shard_seqs is there already: the caller's state is behind the log.
-    if (sqlState(error) === '23505') throw disorder((error as Error).message, batch);
+    if (sqlState(error) === '23505') throw disorder((error as Error).message, one.batch);
     throw error;
   }
-  if (answer?.moved === 1) return;
-  if (answer?.held !== 1) {
-    throw new FencedError(
+  if (refusal !== undefined) throw refused(refusal, one.batch);
+}
+
+/**
+ * One statement for batches of different shards. When it was refused whole, nothing of it was written, and
+ * each batch is tried by itself: a bad value of one shard stops no other. When its answer was lost, nobody knows of any.
+ */
+async function appendTogether(
+  db: Database,
+  batches: readonly EncodedBatch[],
+): Promise<Outcome<void>[]> {
+  const query = {
+    name: 'sagax-append-free',
+    text: APPEND_FREE_SQL,
+    values: valuesOf(batches),
+  };
+  try {
+    const { rows } = await db.write<Refusal>(query, { attempts: 1 });
+    const refusals = new Map(rows.map((row) => [row.shard, row]));
+    return batches.map(({ batch }) => {
+      const refusal = refusals.get(batch.shard);
+      if (refusal === undefined) return { value: undefined };
+      // Its row may only be locked by a take-over: the statement that waits for that tells.
+      return refusal.held ? { error: refused(refusal, batch) } : 'alone';
+    });
+  } catch (error) {
+    if (error instanceof CommitUnknownError || sqlState(error) === null) {
+      return batches.map(() => ({ error }));
+    }
+    return batches.map(() => 'alone');
+  }
+}
+
+function refused({ held, gap, next_seq }: Refusal, batch: ShardBatch): SagaxError {
+  if (!held) {
+    return new FencedError(
       `Shard ${batch.shard} has left epoch ${batch.epoch}: another node owns it. Drop all memory of the shard.`,
     );
   }
-  throw answer.gap !== null
-    ? disorder(`saga ${answer.gap} would get a gap in its stream versions (I1)`, batch)
+  return gap !== null
+    ? disorder(`saga ${gap} would get a gap in its stream versions (I1)`, batch)
     : disorder(
-        `it begins at shard_seq ${batch.events[0]?.shardSeq}, the shard goes on at ${answer.next_seq}`,
+        `it begins at shard_seq ${batch.events[0]?.shardSeq}, the shard goes on at ${next_seq}`,
         batch,
       );
 }
@@ -82,13 +140,16 @@ interface SnapshotRow {
 
 /**
  * Snapshots and events come from one statement, so from one moment. The event's columns are null in a
- * snapshot's row. The lateral join looks each saga up by itself, in the one partition that can have it.
+ * snapshot's row. The lateral joins look each saga up by itself, in the one partition that can have it (LIMIT
+ * and ORDER BY keep the planner from making other joins of them while the tables are small).
+ * Parameters are hidden from the planner for the same reason as in APPEND_SQL.
  */
 export const LOAD_SQL = `
 WITH wanted AS MATERIALIZED (
   SELECT ids.saga_id, s.stream_version, s.definition_hash, s.state_hash, s.state
-  FROM unnest($1::bigint[]) AS ids (saga_id)
-  LEFT JOIN LATERAL (SELECT * FROM sagax.snapshots s WHERE NOT $2 AND s.saga_id = ids.saga_id) s ON true
+  FROM unnest((SELECT $1::bigint[])) AS ids (saga_id)
+  LEFT JOIN LATERAL (SELECT * FROM sagax.snapshots s
+    WHERE NOT (SELECT $2::boolean) AND s.saga_id = ids.saga_id LIMIT 1) s ON true
 )
 SELECT saga_id, NULL AS namespace, stream_version, NULL::int AS shard, NULL::bigint AS shard_seq, NULL::bigint AS epoch,
   NULL::bigint AS at_ms, state AS event, definition_hash, state_hash
@@ -101,12 +162,52 @@ FROM wanted, LATERAL (
   ORDER BY e.stream_version
 ) e`;
 
+/** Loads of different shards that come while others are under way go out as one query, like appends. */
+function loader(db: Database): EventLog['load'] {
+  const queue = new Gatherer<readonly string[], Map<string, Stream>>({
+    slots: LOADS_AT_ONCE,
+    maxItems: MAX_LOADED_AT_ONCE,
+    maxSize: MAX_LOADED_AT_ONCE,
+    sizeOf: (sagaIds) => sagaIds.length,
+    together: async (wanted) => {
+      try {
+        const streams = await load(db, wanted.flat(), false);
+        return wanted.map((sagaIds) => ({ value: only(sagaIds, streams) }));
+      } catch (error) {
+        // What the server refused may be the fault of one of them; without a server all fail alike.
+        return wanted.map(() => (sqlState(error) === null ? { error } : 'alone'));
+      }
+    },
+    alone: (sagaIds) => load(db, sagaIds, false),
+  });
+  return async (sagaIds, options) => {
+    const streams = new Map<string, Stream>();
+    for (let from = 0; from < sagaIds.length; from += MAX_LOADED_AT_ONCE) {
+      const some = sagaIds.slice(from, from + MAX_LOADED_AT_ONCE);
+      const found = await (options?.ignoreSnapshots === true
+        ? load(db, some, true)
+        : queue.run(some));
+      for (const [sagaId, stream] of found) streams.set(sagaId, stream);
+    }
+    return streams;
+  };
+}
+
+function only(sagaIds: readonly string[], streams: Map<string, Stream>): Map<string, Stream> {
+  const found = new Map<string, Stream>();
+  for (const sagaId of sagaIds) {
+    const stream = streams.get(sagaId);
+    if (stream !== undefined) found.set(sagaId, stream);
+  }
+  return found;
+}
+
 async function load(
   db: Database,
   sagaIds: readonly string[],
   ignoreSnapshots: boolean,
-  streams: Map<string, Stream>,
-): Promise<void> {
+): Promise<Map<string, Stream>> {
+  const streams = new Map<string, Stream>();
   const rows = await db.read<EventRow & Partial<SnapshotRow>>({
     name: 'sagax-load',
     text: LOAD_SQL,
@@ -131,4 +232,5 @@ async function load(
   for (const { events } of streams.values()) {
     events.sort((a, b) => a.streamVersion - b.streamVersion);
   }
+  return streams;
 }

@@ -55,6 +55,9 @@ export function createPool(options: PoolOptions): pg.Pool {
     options: '-c default_transaction_isolation=read\\ committed',
   });
   pool.on('error', (error) => options.onIdleError?.(error));
+  // pg tells a dead connection to the query and, once more, by an event. It may come in one packet with the end of
+  // the hand-shake or of a query, when neither the pool nor a caller listens: unheard, it would end the process.
+  pool.on('connect', (client) => client.on('error', ignore));
   return pool;
 }
 
@@ -76,23 +79,26 @@ export class Database {
 
   /**
    * On return the statement has committed.
+   * @param options.attempts how often it is tried while it loses against others; 1 for a caller that knows better
    * @throws SagaxError DATABASE_UNAVAILABLE nothing was written; CommitUnknownError the answer was lost
    */
-  async write<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<pg.QueryResult<R>> {
-    return this.#run<R>('write', query);
+  async write<R extends pg.QueryResultRow>(
+    query: pg.QueryConfig,
+    options?: { attempts: number },
+  ): Promise<pg.QueryResult<R>> {
+    return this.#run<R>('write', query, options?.attempts);
   }
 
   async #run<R extends pg.QueryResultRow>(
     intent: Intent,
     query: pg.QueryConfig,
+    attempts?: number,
   ): Promise<pg.QueryResult<R>> {
     return retryConflicts(async () => {
       // Taken apart from the query: what fails here was certainly never sent.
       const client = await this.pool.connect().catch((error: unknown) => {
         throw mapError(error, 'repeatable');
       });
-      // pg tells a dead connection to the query and, once more, by an event nobody would hear.
-      client.on('error', ignore);
       let broken = false;
       try {
         return await client.query<R>(query);
@@ -100,10 +106,9 @@ export class Database {
         broken = isConnectionError(error);
         throw mapError(error, intent);
       } finally {
-        client.off('error', ignore);
         client.release(broken);
       }
-    });
+    }, attempts);
   }
 }
 
@@ -113,15 +118,18 @@ function ignore(): void {}
 const CONFLICTS: ReadonlySet<string> = new Set(['40001', '40P01', '55P03']);
 
 /**
- * Runs `work` again, at most CONFLICT_ATTEMPTS times in all, while it loses against other transactions.
+ * Runs `work` again, at most `attempts` times in all, while it loses against other transactions.
  * For work that is one statement or one whole transaction.
  */
-export async function retryConflicts<T>(work: () => Promise<T>): Promise<T> {
+export async function retryConflicts<T>(
+  work: () => Promise<T>,
+  attempts = CONFLICT_ATTEMPTS,
+): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();
     } catch (error) {
-      if (attempt >= CONFLICT_ATTEMPTS || !CONFLICTS.has(sqlState(error) ?? '')) throw error;
+      if (attempt >= attempts || !CONFLICTS.has(sqlState(error) ?? '')) throw error;
       await pause(2 ** attempt * 5 * (1 + Math.random()));
     }
   }

@@ -43,6 +43,11 @@ export function jsonLines(values: readonly unknown[]): string {
   return values.map(toJsonb).join('\n');
 }
 
+/** Texts as the inside of an array parameter's text. */
+export function textList(values: readonly string[]): string {
+  return values.map((value) => `"${value.replace(/["\\]/g, '\\$&')}"`).join(',');
+}
+
 /** Numbers or ids as the text of an array parameter. */
 export function numberArray(values: readonly (string | number | bigint)[]): string {
   return `{${values.join(',')}}`;
