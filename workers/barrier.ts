@@ -10,6 +10,7 @@ import type { Clock } from '../engine/ports.ts';
 import { CommandFailure } from './failures.ts';
 import type { Handler, Log } from './handlers.ts';
 import type { WorkerMetrics } from './metrics.ts';
+import type { Pace } from './pace.ts';
 import type {
   Answer,
   Barrier,
@@ -18,6 +19,7 @@ import type {
   Original,
   ParticipantStore,
 } from './ports.ts';
+import type { Slots } from './slots.ts';
 
 export interface ExecuteDeps<Tx> {
   readonly service: string;
@@ -26,6 +28,9 @@ export interface ExecuteDeps<Tx> {
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: WorkerMetrics;
+  readonly pace: Pace;
+  /** What runs at once: commands by themselves, and batches. */
+  readonly slots: Slots;
   /** Longest time that a transactional handler may hold its transaction, in ms. */
   readonly transactionTimeoutMs: number;
   /** @throws SagaxError PAYLOAD_REFUSED when the reply could not be sent; called before it is stored. */

@@ -44,7 +44,9 @@ export async function timed<Tx, T>(
   try {
     return await run();
   } finally {
-    deps.metrics.handlerMs(deps.clock.monotonic() - startedAt, {
+    const tookMs = deps.clock.monotonic() - startedAt;
+    deps.pace.note(target.entry.command, tookMs);
+    deps.metrics.handlerMs(tookMs, {
       service: deps.service,
       command: target.entry.command,
       op: target.command.op,

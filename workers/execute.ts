@@ -6,6 +6,7 @@
  * answer. Nothing it meets is thrown: whatever happens becomes a reply, or is left to redelivery.
  */
 import type { CommandBody, ReplyBody } from '../engine/core/wire.ts';
+import type { Batches } from './batches.ts';
 import {
   enter,
   failed,
@@ -29,14 +30,30 @@ export type Execution =
   /** The worker is stopping: no answer; the command is delivered again, to whoever is there. */
   | { kind: 'unfinished' };
 
-/** Runs one command. Never throws. `stop` aborts the handler and leaves the command unanswered. */
+/** How a command is run: everything of `ExecuteDeps`, and the batches where the store has them. */
+export interface ExecuteHow<Tx> extends ExecuteDeps<Tx> {
+  readonly batches: Batches<Tx> | null;
+}
+
+/**
+ * Runs one command once it is its turn, with others or by itself. Never throws. `stop` aborts the handler and
+ * leaves the command unanswered.
+ * @param wanted asked when it is its turn; a command that no longer is stays unfinished
+ */
 export async function execute<Tx>(
-  deps: ExecuteDeps<Tx>,
+  deps: ExecuteHow<Tx>,
   command: CommandBody,
   stop: AbortSignal,
+  wanted: () => boolean = () => true,
 ): Promise<Execution> {
   try {
-    const ran = await dispatch(deps, command, stop);
+    const together = await inBatch(deps, command, wanted);
+    if (together === 'unwanted' || stop.aborted) return { kind: 'unfinished' };
+    const ran =
+      together === 'alone'
+        ? await deps.slots.run(async () => (wanted() ? dispatch(deps, command, stop) : 'unwanted'))
+        : together;
+    if (ran === 'unwanted') return { kind: 'unfinished' };
     if (ran === 'lost') return { kind: 'lost' };
     const reply = replyTo(command, ran.verdict);
     deps.assertSendable(reply, command);
@@ -47,6 +64,28 @@ export async function execute<Tx>(
     deps.log.warn({ ...fieldsOf(deps, command), code: failure.code, error }, 'command failed');
     return { kind: 'answered', reply: failed(command, failure, retryable), repeated: false };
   }
+}
+
+/** Transactional dos and compensations share a transaction with others, where that can be. */
+async function inBatch<Tx>(
+  deps: ExecuteHow<Tx>,
+  command: CommandBody,
+  wanted: () => boolean,
+): Promise<Ran | 'alone' | 'unwanted'> {
+  const { batches } = deps;
+  const handler = deps.handlers.get(command.command);
+  if (batches === null || handler?.kind !== 'transactional') return 'alone';
+  if (command.op === 'settle') return 'alone';
+  const { op } = command;
+  const target: Target<Tx> = {
+    entry: entryOf(command, op),
+    handler,
+    command,
+    original: null,
+    deadlineAt: op === 'do' ? command.deadlineAt : undefined,
+  };
+  const step = op === 'do' ? null : supersededEntry(command, ofId(command));
+  return batches.run({ target, run: handler.run, step, wanted });
 }
 
 function dispatch<Tx>(

@@ -1,8 +1,8 @@
 /**
  * The in-flight window: commands of one saga run one after the other, different sagas side by side.
  *
- * Guards order within a saga, and two limits: how many run, and how many are held in memory. A full
- * window makes its caller wait, and that is the back-pressure towards the bus.
+ * Guards order within a saga, and how many commands are held in memory. A full window makes its caller
+ * wait, and that is the back-pressure towards the bus. How many really run at once is up to `Slots`.
  */
 export interface Task {
   /** Saga id: tasks of one key run in the order in which they were put. */
@@ -14,28 +14,19 @@ export interface Task {
 }
 
 export class Lanes {
-  readonly #concurrency: number;
   readonly #maxInFlight: number;
-  /** Tasks that wait, by key; a key without waiting tasks has no entry. */
-  readonly #waiting = new Map<string, Task[]>();
-  readonly #busy = new Set<string>();
-  /** Keys that could run at once, in order of arrival. */
-  readonly #ready: string[] = [];
+  /** Tasks behind the running one, by key; null: none waits. A key with no running task has no entry. */
+  readonly #lanes = new Map<string, Task[] | null>();
   readonly #watchers = new Set<() => void>();
   #inFlight = 0;
 
-  constructor(concurrency: number, maxInFlight: number) {
-    this.#concurrency = concurrency;
+  constructor(maxInFlight: number) {
     this.#maxInFlight = maxInFlight;
   }
 
   /** Tasks held, running ones included. */
   get inFlight(): number {
     return this.#inFlight;
-  }
-
-  get running(): number {
-    return this.#busy.size;
   }
 
   /**
@@ -46,13 +37,10 @@ export class Lanes {
     while (!giveUp() && !(this.#inFlight < this.#maxInFlight && hasRoom())) await this.#changed();
     if (giveUp()) return false;
     this.#inFlight += 1;
-    const lane = this.#waiting.get(task.key);
-    if (lane !== undefined) lane.push(task);
-    else {
-      this.#waiting.set(task.key, [task]);
-      if (!this.#busy.has(task.key)) this.#ready.push(task.key);
-    }
-    this.#pump();
+    const lane = this.#lanes.get(task.key);
+    if (lane === undefined) this.#start(task);
+    else if (lane === null) this.#lanes.set(task.key, [task]);
+    else lane.push(task);
     return true;
   }
 
@@ -61,48 +49,33 @@ export class Lanes {
     while (this.#inFlight > 0) await this.#changed();
   }
 
-  /** Lets all that wait look again: tasks that are no longer wanted go, and `giveUp`s are asked. */
+  /** Lets all that wait for room look again, and `giveUp`s are asked. */
   wake(): void {
-    this.#pump();
-    this.#notify();
+    if (this.#watchers.size === 0) return;
+    const watchers = [...this.#watchers];
+    this.#watchers.clear();
+    for (const watcher of watchers) watcher();
   }
 
-  #pump(): void {
-    while (this.#busy.size < this.#concurrency) {
-      const key = this.#ready.shift();
-      if (key === undefined) return;
-      const task = this.#nextWanted(key);
-      if (task === undefined) continue;
-      this.#busy.add(key);
-      void task.run().finally(() => this.#ended(key));
-    }
-  }
-
-  #nextWanted(key: string): Task | undefined {
-    const lane = this.#waiting.get(key) ?? [];
-    for (let task = lane.shift(); task !== undefined; task = lane.shift()) {
-      if (lane.length === 0) this.#waiting.delete(key);
-      if (task.wanted()) return task;
-      this.#inFlight -= 1;
-    }
-    this.#waiting.delete(key);
-    return undefined;
+  #start(task: Task): void {
+    if (!this.#lanes.has(task.key)) this.#lanes.set(task.key, null);
+    void task.run().finally(() => this.#ended(task.key));
   }
 
   #ended(key: string): void {
-    this.#busy.delete(key);
     this.#inFlight -= 1;
-    if (this.#waiting.has(key)) this.#ready.push(key);
+    const lane = this.#lanes.get(key) ?? [];
+    let next = lane.shift();
+    while (next !== undefined && !next.wanted()) {
+      this.#inFlight -= 1;
+      next = lane.shift();
+    }
+    if (next === undefined) this.#lanes.delete(key);
+    else this.#start(next);
     this.wake();
   }
 
   #changed(): Promise<void> {
     return new Promise((resolve) => this.#watchers.add(resolve));
-  }
-
-  #notify(): void {
-    const watchers = [...this.#watchers];
-    this.#watchers.clear();
-    for (const watcher of watchers) watcher();
   }
 }

@@ -69,6 +69,42 @@ export interface Barrier<Tx> {
   rollbackToSavepoint(): Promise<void>;
 }
 
+/** A row to insert; see `Barrier.insert`. */
+export interface Insert {
+  readonly entry: BarrierEntry;
+  readonly state: 'running' | 'superseded';
+}
+
+/** One handler's share of a transaction that several of them use, one after the other. */
+export interface Part<Tx> {
+  /** What the handler works through; dead once the part has ended. */
+  readonly tx: Tx;
+  /**
+   * Ends it, and with `undo` takes back all that was done through `tx`. `sound`: no statement of it had failed;
+   * one that is not is taken back in any case. `last`: it has left settings of the transaction behind that a
+   * handler after it would meet, so that none may come after it.
+   * @throws when the transaction is no longer usable
+   */
+  end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }>;
+}
+
+/** The barrier of many commands of different sagas inside one open transaction. */
+export interface Batch<Tx> {
+  /**
+   * As `Barrier.insert` for each, in order of command ids whatever their order here, so that transactions which
+   * meet wait for each other and never in a circle. @returns the ids of the rows that are our insert
+   */
+  insert(rows: readonly Insert[]): Promise<ReadonlySet<string>>;
+  read(commandIds: readonly string[]): Promise<ReadonlyMap<string, BarrierRow>>;
+  /** Begins the share of the next handler; the one before must have ended. */
+  part(): Part<Tx>;
+  /**
+   * The last step: takes away the rows of `withdrawn`, which this transaction has inserted, as if they had never
+   * been there, and stores the answers. @throws when one of those rows isn't there
+   */
+  finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void>;
+}
+
 export interface ParticipantStore<Tx> {
   /** Creates or migrates what the store needs; safe when many workers start at once. */
   start(): Promise<void>;
@@ -78,6 +114,8 @@ export interface ParticipantStore<Tx> {
    * After a throw of `HandlerAbandoned` no use of `tx` can reach the database any more.
    */
   transaction<T>(work: (barrier: Barrier<Tx>) => Promise<T>): Promise<T>;
+  /** As `transaction`, for many commands at once. A store without it gets them one by one. */
+  batch?<T>(work: (batch: Batch<Tx>) => Promise<T>): Promise<T>;
   /**
    * In one statement: inserts the row as `running`, or takes it over when it is `running` and its lease has
    * ended. A claim's fencing token is greater than that of any earlier claim of the row.

@@ -9,7 +9,7 @@ import { enter, replyTo, type ExecuteDeps, type Ran, type Target } from './barri
 import { assertMayReject, call, contextOf, timed } from './context.ts';
 import { CommandFailure } from './failures.ts';
 import type { TransactionalFn } from './handlers.ts';
-import type { Barrier } from './ports.ts';
+import type { Answer, Barrier } from './ports.ts';
 import { assertInTime, interpret, parseInput, reasonOf, RunScope } from './run.ts';
 
 /** Tries of one transaction that lost a conflict; with the pauses below about half a second in all. */
@@ -89,24 +89,40 @@ export async function runInside<Tx>(
   barrier: Barrier<Tx>,
   scope: RunScope,
 ): Promise<Ran> {
-  const { entry, handler } = target;
+  const { entry } = target;
   const stored = await enter(barrier, entry);
   if (stored !== null) return { verdict: stored, repeated: true };
-  assertInTime(target.deadlineAt, deps.clock);
-  const input = parseInput(handler.contract, entry.input);
+  const input = inputFor(deps, target);
   await barrier.savepoint();
-  const context = { ...contextOf(deps, target, input, scope), tx: barrier.tx };
+  const answer = await runHandler(deps, target, run, input, barrier.tx, scope);
+  if (answer.state === 'rejected') await barrier.rollbackToSavepoint();
+  await barrier.answer(entry.commandId, answer);
+  return { verdict: answer, repeated: false };
+}
+
+/** @throws CommandFailure when the handler is not to be run: too late, or the input does not fit. */
+export function inputFor<Tx>(deps: ExecuteDeps<Tx>, target: Target<Tx>): unknown {
+  assertInTime(target.deadlineAt, deps.clock);
+  return parseInput(target.handler.contract, target.entry.input);
+}
+
+/** The handler's answer, good to be stored: a success that can't be told must not be. */
+export async function runHandler<Tx>(
+  deps: ExecuteDeps<Tx>,
+  target: Target<Tx>,
+  run: TransactionalFn<any, Tx>,
+  input: unknown,
+  tx: Tx,
+  scope: RunScope,
+): Promise<Answer> {
+  const { handler } = target;
+  const context = { ...contextOf(deps, target, input, scope), tx };
   const result = await timed(deps, target, () => scope.guard(call(() => run(context))));
   const verdict = interpret(handler.contract, result);
   if (verdict.state === 'pending') {
     throw new CommandFailure('OUTPUT_INVALID', 'Only an effect handler can answer pending().');
   }
-  if (verdict.state === 'rejected') {
-    assertMayReject(target, verdict.failure.code);
-    await barrier.rollbackToSavepoint();
-  }
-  // Before the commit: a success that can't be told must not be stored.
+  if (verdict.state === 'rejected') assertMayReject(target, verdict.failure.code);
   deps.assertSendable(replyTo(target.command, verdict), target.command);
-  await barrier.answer(entry.commandId, verdict);
-  return { verdict, repeated: false };
+  return verdict;
 }

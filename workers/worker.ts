@@ -9,15 +9,18 @@ import { SagaxError } from '../engine/core/errors.ts';
 import { topicNames, type CommandBody, type ReplyBody } from '../engine/core/wire.ts';
 import type { Bus, BusBatch, Clock, ReceivedMessage, Subscription } from '../engine/ports.ts';
 import type { ExecuteDeps } from './barrier.ts';
-import { execute } from './execute.ts';
+import { Batches, canBatch } from './batches.ts';
+import { execute, type ExecuteHow } from './execute.ts';
 import { cutText, textOf } from './failures.ts';
 import type { Handler, Log } from './handlers.ts';
-import { Lanes } from './lanes.ts';
+import { Lanes, type Task } from './lanes.ts';
 import { deadLetterOf, decode, encodeReply, type Decoded, type ReplyRoute } from './messages.ts';
 import { guarded, NO_METRICS, type WorkerMetrics } from './metrics.ts';
+import { Pace } from './pace.ts';
 import type { ParticipantStore } from './ports.ts';
 import { ReplyPublisher } from './replies.ts';
 import { ABORT_GRACE_MS } from './run.ts';
+import { Slots } from './slots.ts';
 import { Watermark } from './watermark.ts';
 
 export interface WorkerOptions<Tx> {
@@ -30,7 +33,10 @@ export interface WorkerOptions<Tx> {
   topicPrefix: string;
   log: Log;
   metrics?: WorkerMetrics;
-  /** Commands that run at once in this process. Default 16. */
+  /**
+   * Transactions and effect handlers that run at once in this process. Default 16. Quick transactional handlers
+   * share a transaction, one after the other, when commands come faster than transactions end.
+   */
   concurrency?: number;
   /** Commands held in memory, running ones included; beyond it the bus waits. Default 4 × concurrency. */
   maxInFlight?: number;
@@ -79,7 +85,7 @@ class Assignment {
 class CommandWorker<Tx> implements Worker {
   readonly closed: Promise<void>;
   readonly #options: WorkerOptions<Tx>;
-  readonly #deps: ExecuteDeps<Tx>;
+  readonly #how: ExecuteHow<Tx>;
   readonly #metrics: WorkerMetrics;
   readonly #lanes: Lanes;
   readonly #replies: ReplyPublisher;
@@ -102,22 +108,27 @@ class CommandWorker<Tx> implements Worker {
     assertLimits({ concurrency, maxInFlight });
     this.#options = options;
     this.#metrics = guarded(options.metrics ?? NO_METRICS, log);
-    this.#lanes = new Lanes(concurrency, maxInFlight);
+    this.#lanes = new Lanes(maxInFlight);
     this.#replies = new ReplyPublisher(bus, clock, log, this.#end.signal);
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
-    this.#deps = {
+    const deps: ExecuteDeps<Tx> = {
       service: options.service,
       handlers: handlersByName(options.service, options.handlers),
       store: options.store,
       clock,
       log,
       metrics: this.#metrics,
+      pace: new Pace(clock),
+      slots: new Slots(concurrency),
       transactionTimeoutMs: options.transactionTimeoutMs ?? 60_000,
       assertSendable: (reply, command) => void this.#encode(reply, command),
       sendHeartbeat: (reply, command) => this.#sendHeartbeat(reply, command),
     };
+    const { store } = options;
+    const batches = canBatch(store) ? new Batches(deps, store, this.#stop.signal) : null;
+    this.#how = { ...deps, batches };
   }
 
   get inFlight(): number {
@@ -209,11 +220,11 @@ class CommandWorker<Tx> implements Worker {
       if (unwanted()) break;
       const decoded = decode(message);
       const done = assignment.watermark.take(message.offset);
-      const task = {
+      const task: Task = {
         key: keyOf(message, decoded),
         wanted: () => !unwanted(),
         run: async () => {
-          if (!(await this.#handle(message, decoded))) return;
+          if (!(await this.#handle(message, decoded, task.wanted))) return;
           const nextOffset = done();
           if (nextOffset !== null && !assignment.revoked && !this.#end.signal.aborted) {
             assignment.commit?.(nextOffset);
@@ -228,10 +239,14 @@ class CommandWorker<Tx> implements Worker {
   }
 
   /** @returns whether the message is done with. Never rejects. */
-  async #handle(message: ReceivedMessage, decoded: Decoded): Promise<boolean> {
+  async #handle(
+    message: ReceivedMessage,
+    decoded: Decoded,
+    wanted: () => boolean,
+  ): Promise<boolean> {
     try {
       return decoded.kind === 'command'
-        ? await this.#run(decoded.command, decoded.route, message)
+        ? await this.#run(decoded.command, decoded.route, message, wanted)
         : await this.#park(message, decoded);
     } catch (error) {
       // A defect of ours would come back with each delivery: it must not hold the partition up.
@@ -241,10 +256,15 @@ class CommandWorker<Tx> implements Worker {
     }
   }
 
-  async #run(command: CommandBody, route: ReplyRoute, message: ReceivedMessage): Promise<boolean> {
+  async #run(
+    command: CommandBody,
+    route: ReplyRoute,
+    message: ReceivedMessage,
+    wanted: () => boolean,
+  ): Promise<boolean> {
     const labels = { service: this.#options.service, command: command.command, op: command.op };
     this.#routes.set(command, route);
-    const execution = await execute(this.#deps, command, this.#stop.signal);
+    const execution = await execute(this.#how, command, this.#stop.signal, wanted);
     if (execution.kind === 'unfinished') return false;
     if (execution.kind === 'lost') {
       this.#metrics.handled('lost', labels);

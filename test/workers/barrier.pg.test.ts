@@ -2,4 +2,5 @@
 import { barrierSuite } from './support/barrier-suite.ts';
 import { postgresRig } from './support/postgres-rig.ts';
 
-barrierSuite('postgres', postgresRig);
+barrierSuite('postgres', () => postgresRig(), 'one by one');
+barrierSuite('postgres', () => postgresRig(), 'in batches');

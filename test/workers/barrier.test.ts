@@ -2,4 +2,5 @@
 import { barrierSuite } from './support/barrier-suite.ts';
 import { memoryRig } from './support/memory-rig.ts';
 
-barrierSuite('memory', memoryRig);
+barrierSuite('memory', memoryRig, 'one by one');
+barrierSuite('memory', memoryRig, 'in batches');

@@ -5,7 +5,8 @@
  * transactions are rolled back, its locks are free, and whatever it still tries throws.
  */
 import type { DeadLetter } from '../../engine/ports.ts';
-import type { Answer, Barrier, BarrierEntry, Claim, ParticipantStore } from '../ports.ts';
+import type { Answer, Barrier, BarrierEntry, Batch, Claim, ParticipantStore } from '../ports.ts';
+import { MemoryBatch } from './batch.ts';
 import type { ParticipantDatabase, StoredRow } from './database.ts';
 import {
   isFree,
@@ -53,7 +54,15 @@ export class MemoryStore implements ParticipantStore<MemoryTx> {
     return this.#pass('start', () => undefined);
   }
 
-  async transaction<T>(work: (barrier: Barrier<MemoryTx>) => Promise<T>): Promise<T> {
+  transaction<T>(work: (barrier: Barrier<MemoryTx>) => Promise<T>): Promise<T> {
+    return this.#inTransaction(work);
+  }
+
+  batch<T>(work: (batch: Batch<MemoryTx>) => Promise<T>): Promise<T> {
+    return this.#inTransaction((transaction) => work(new MemoryBatch(transaction)));
+  }
+
+  async #inTransaction<T>(work: (transaction: MemoryTransaction) => Promise<T>): Promise<T> {
     const transaction = await this.#pass('begin', () => new MemoryTransaction(this.#session));
     this.#open.add(transaction);
     try {

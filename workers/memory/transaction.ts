@@ -106,6 +106,11 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
     });
   }
 
+  /** Takes away a row that it has inserted. */
+  withdraw(commandId: string): Promise<void> {
+    return this.#pass('withdraw', () => void this.#rows.delete(commandId));
+  }
+
   /** All of it becomes visible in one step. */
   commit(): void {
     this.#assertOpen();

@@ -12,9 +12,11 @@ import {
   type Answer,
   type Barrier,
   type BarrierEntry,
+  type Batch,
   type Claim,
   type ParticipantStore,
 } from '../ports.ts';
+import { PostgresBatch } from './batch.ts';
 import { migrate } from './migrate.ts';
 import { tableNames, type TableNames } from './names.ts';
 import {
@@ -64,16 +66,35 @@ export class PostgresStore implements ParticipantStore<PgTx> {
   }
 
   transaction<T>(work: (barrier: Barrier<PgTx>) => Promise<T>): Promise<T> {
-    return this.#withClient(async (client) => {
-      await client.query(this.#begin);
-      const barrier = new PostgresBarrier(client, this.#names);
+    return this.#inTransaction(async (client, begun) => {
+      const barrier = new PostgresBarrier(client, this.#names, begun);
       try {
-        const result = await work(barrier);
+        return await work(barrier);
+      } finally {
         barrier.close();
+      }
+    });
+  }
+
+  batch<T>(work: (batch: Batch<PgTx>) => Promise<T>): Promise<T> {
+    return this.#inTransaction((client, begun) =>
+      work(new PostgresBatch(client, this.#names, begun)),
+    );
+  }
+
+  #inTransaction<T>(
+    work: (client: pg.PoolClient, begun: Promise<unknown>) => Promise<T>,
+  ): Promise<T> {
+    return this.#withClient(async (client) => {
+      // Not awaited: on a pool with `pipeline: true` the first statement goes out together with it.
+      const begun = client.query(this.#begin);
+      begun.catch(() => undefined);
+      try {
+        const result = await work(client, begun);
+        await begun;
         await assertCommitted(client);
         return result;
       } catch (error) {
-        barrier.close();
         if (!(error instanceof HandlerAbandoned)) await this.#rollback(client);
         throw error;
       }

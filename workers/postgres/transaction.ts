@@ -59,11 +59,14 @@ export class PostgresBarrier implements Barrier<PgTx> {
   readonly tx: PgTx;
   readonly #client: pg.ClientBase;
   readonly #names: TableNames;
+  readonly #begun: Promise<unknown>;
   #open = true;
 
-  constructor(client: pg.ClientBase, names: TableNames) {
+  /** @param begun the end of BEGIN, which was sent and not awaited: what follows is sent with it where it can be */
+  constructor(client: pg.ClientBase, names: TableNames, begun: Promise<unknown>) {
     this.#client = client;
     this.#names = names;
+    this.#begun = begun;
     this.tx = this.#handle();
   }
 
@@ -73,16 +76,19 @@ export class PostgresBarrier implements Barrier<PgTx> {
   }
 
   async insert(entry: BarrierEntry, state: 'running' | 'superseded'): Promise<boolean> {
-    const { rowCount } = await this.#client.query({
+    const inserted = this.#client.query({
       name: `sagax-insert-${this.#names.key}`,
       text: `INSERT INTO ${this.#names.inbox} (${ENTRY_COLUMNS}, state)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (command_id) DO NOTHING`,
       values: [...entryValues(entry), state],
     });
+    // Without its BEGIN it has committed by itself: a row without lease, which the next try takes over.
+    const [{ rowCount }] = await Promise.all([inserted, this.#begun]);
     return rowCount === 1;
   }
 
   async read(commandId: string): Promise<BarrierRow | null> {
+    await this.#begun;
     const { rows } = await this.#client.query<RawRow>(
       `SELECT ${ROW_COLUMNS} FROM ${this.#names.inbox} WHERE command_id = $1`,
       [commandId],
@@ -91,6 +97,7 @@ export class PostgresBarrier implements Barrier<PgTx> {
   }
 
   async takeOver(commandId: string): Promise<boolean> {
+    await this.#begun;
     const { rowCount } = await this.#client.query(
       `UPDATE ${this.#names.inbox}
           SET fencing_token = nextval('${this.#names.tokens}'), lease_expires_at = NULL
@@ -124,24 +131,31 @@ export class PostgresBarrier implements Barrier<PgTx> {
   /** The client itself but for `query`, which looks at what it is asked and whether it is still time. */
   #handle(): PgTx {
     const query = (...args: unknown[]): unknown => {
-      this.#assertAllowed(args[0]);
+      if (!this.#open) {
+        throw new Error(
+          'The transaction has ended; a handler must not use `tx` after it returned.',
+        );
+      }
+      assertAllowed(textOfStatement(args[0]));
       const run = this.#client.query as (...all: unknown[]) => unknown;
       return run.apply(this.#client, args);
     };
     return { query } as PgTx;
   }
+}
 
-  #assertAllowed(statement: unknown): void {
-    if (!this.#open) {
-      throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');
-    }
-    const text =
-      typeof statement === 'string' ? statement : (statement as { text?: string } | null)?.text;
-    if (text !== undefined && ENDS_TRANSACTION.test(text)) {
-      throw new Error(
-        `"${text.trim().slice(0, 40)}" would end the worker's transaction, which commits the work together ` +
-          `with its answer. Leave it out; use SAVEPOINT for a part that may fail.`,
-      );
-    }
-  }
+/** The SQL of what `query` was given; undefined when that can't be seen. */
+export function textOfStatement(statement: unknown): string | undefined {
+  if (typeof statement === 'string') return statement;
+  const text = (statement as { text?: unknown } | null | undefined)?.text;
+  return typeof text === 'string' ? text : undefined;
+}
+
+/** @throws Error when a handler's statement would end the transaction. */
+export function assertAllowed(text: string | undefined): void {
+  if (text === undefined || !ENDS_TRANSACTION.test(text)) return;
+  throw new Error(
+    `"${text.trim().slice(0, 40)}" would end the worker's transaction, which commits the work together ` +
+      `with its answer. Leave it out; use SAVEPOINT for a part that may fail.`,
+  );
 }

@@ -3,13 +3,10 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { CommandBody, ReplyBody } from '../../../engine/core/wire.ts';
-import type { ExecuteDeps } from '../../../workers/barrier.ts';
-import { execute } from '../../../workers/execute.ts';
 import { effect, transactional, type Handler } from '../../../workers/handlers.ts';
-import { NO_METRICS } from '../../../workers/metrics.ts';
 import type { BarrierEntry, ParticipantStore } from '../../../workers/ports.ts';
 import { BOOK, charge, commandFor, refund, release, reserve } from './contracts.ts';
-import { keptLog } from './logs.ts';
+import { executions } from './executions.ts';
 import type { StoreRig } from './stores.ts';
 
 type State = 'absent' | 'live' | 'expired' | 'done' | 'rejected' | 'pending' | 'superseded';
@@ -102,9 +99,11 @@ interface Run {
   original: unknown;
 }
 
+/** @param way whether transactional handlers that are known to be quick may share a transaction */
 export function barrierSuite<Tx>(
   name: string,
   open: () => StoreRig<Tx> | Promise<StoreRig<Tx>>,
+  way: 'one by one' | 'in batches',
 ): void {
   let rig: StoreRig<Tx>;
   let store: ParticipantStore<Tx>;
@@ -153,24 +152,18 @@ export function barrierSuite<Tx>(
     ];
   };
 
-  const deps = (): ExecuteDeps<Tx> => ({
-    service: 'shop',
-    handlers: new Map(handlers().map((handler) => [handler.contract.name, handler])),
-    store,
-    clock: rig.clock,
-    log: keptLog(),
-    metrics: NO_METRICS,
-    transactionTimeoutMs: 10_000,
-    assertSendable: () => undefined,
-    sendHeartbeat: () => undefined,
-  });
-
   const run = async (command: CommandBody): Promise<ReplyBody> => {
-    const running = execute(deps(), command, new AbortController().signal);
+    const world = executions(rig, store, handlers(), way);
+    const running = world.run(command);
     await rig.elapse(OTHERS_LEASE_MS * 4);
-    const execution = await running;
-    if (execution.kind !== 'answered') throw new Error(`The command was ${execution.kind}.`);
-    return execution.reply;
+    const reply = await running;
+    const alone =
+      way === 'one by one' ||
+      command.op === 'settle' ||
+      command.command === charge.name ||
+      command.command === refund.name;
+    expect(world.batches).toBe(alone ? 0 : 1);
+    return reply;
   };
 
   const entryOf = (command: CommandBody): BarrierEntry => ({
@@ -205,7 +198,7 @@ export function barrierSuite<Tx>(
     if (state === 'pending') expect(await record({ state: 'pending' })).toBe(true);
   };
 
-  describe(`${name}: barrier states × ops (I8)`, () => {
+  describe(`${name}, ${way}: barrier states × ops (I8)`, () => {
     test.each(TABLE)('$op by a $kind handler on $state → $outcome', async (expected) => {
       const sagaId = nextSaga();
       const effects = expected.kind === 'effect';
@@ -241,6 +234,8 @@ export function barrierSuite<Tx>(
       expect(runs).toEqual([]);
     });
   });
+
+  if (way === 'in batches') return;
 
   describe(`${name}: store conformance`, () => {
     test('an insert waits for another of the same row, and then sees what became of it', async () => {

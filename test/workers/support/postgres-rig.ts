@@ -11,9 +11,10 @@ export interface PgRig extends StoreRig<PgTx> {
   connect(options?: Partial<PostgresStoreOptions>): ReturnType<typeof postgresStore>;
 }
 
-export async function postgresRig(): Promise<PgRig> {
+/** @param settings e.g. `pipeline`: statements are sent ahead of the answers to those before them */
+export async function postgresRig(settings: pg.PoolConfig = {}): Promise<PgRig> {
   const database = await testDatabase({ empty: true });
-  const pool = new pg.Pool({ connectionString: database.url, max: 20 });
+  const pool = new pg.Pool({ connectionString: database.url, max: 20, ...settings });
   pool.on('error', () => undefined);
   await pool.query('CREATE TABLE counters (key text PRIMARY KEY, n int NOT NULL)');
   const connect: PgRig['connect'] = (options) =>

@@ -1,0 +1,155 @@
+/** Batches on a real Postgres: the suite, and what handlers that share a transaction could do to each other. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { transactional, type Handler, type TransactionalContext } from '../../workers/handlers.ts';
+import type { PgTx } from '../../workers/index.ts';
+import { batchSuite } from './support/batch-suite.ts';
+import { commandFor, reserve } from './support/contracts.ts';
+import { executions } from './support/executions.ts';
+import { postgresRig, type PgRig } from './support/postgres-rig.ts';
+
+for (const pipeline of [false, true]) {
+  const name = pipeline ? 'postgres, statements sent ahead' : 'postgres';
+  batchSuite(name, () => postgresRig({ pipeline }));
+  describe(`${name}: handlers in one transaction`, () => {
+    inOne(pipeline);
+  });
+}
+
+type Context = TransactionalContext<typeof reserve, PgTx>;
+
+function inOne(pipeline: boolean): void {
+  let rig: PgRig;
+  let sagas = 0;
+  beforeAll(async () => {
+    rig = await postgresRig({ pipeline });
+  });
+  afterAll(() => rig.close());
+
+  const commandOf = (item: string) =>
+    commandFor(reserve, {
+      sagaId: `5${String((sagas += 1)).padStart(17, '0')}`,
+      input: { item, count: 1 },
+    });
+
+  /** What comes at once goes together. */
+  const together = async (
+    items: readonly string[],
+    run: (context: Context) => Promise<unknown>,
+  ) => {
+    const handler: Handler<PgTx> = transactional<typeof reserve, PgTx>(reserve, async (context) => {
+      await run(context);
+      return { reservation: context.commandId };
+    });
+    const world = executions(rig, rig.connect(), [handler], 'in batches');
+    const commands = items.map((item) => commandOf(item));
+    const replies = await Promise.all(commands.map((command) => world.run(command)));
+    expect(world.batches).toBe(1);
+    return { replies, commands, outcomes: replies.map(({ outcome }) => outcome) };
+  };
+
+  test('a setting of one is not there for the next', async () => {
+    const seen: string[] = [];
+    const { outcomes } = await together(['a', 'look', 'look'], async ({ tx, input }) => {
+      if (input.item === 'a') await tx.query(`SELECT set_config('app.tenant', 'a', true)`);
+      const { rows } = await tx.query<{ tenant: string | null }>(
+        `SELECT current_setting('app.tenant', true) AS tenant`,
+      );
+      seen.push(`${input.item}:${rows[0]?.tenant ?? ''}`);
+    });
+    expect(outcomes).toEqual(['succeeded', 'succeeded', 'succeeded']);
+    expect(seen.toSorted()).toEqual(['a:a', 'look:', 'look:']);
+  });
+
+  test.each([
+    ['swallowed', (tx: PgTx) => tx.query('SELECT 1/0').catch(() => undefined)],
+    ['not waited for', async (tx: PgTx) => void tx.query('SELECT 1/0').catch(() => undefined)],
+    ['told by callback', async (tx: PgTx) => tx.query('SELECT 1/0', () => undefined)],
+  ])('a failed statement that is %s: its success is not believed, others stay', async (_, fail) => {
+    const { outcomes, commands, replies } = await together(['x', 'bad', 'y'], async (context) => {
+      await rig.add(context.tx, context.sagaId, 1);
+      if (context.input.item === 'bad') await fail(context.tx);
+    });
+    expect(outcomes).toEqual(['succeeded', 'failed', 'succeeded']);
+    expect(replies[1]).toMatchObject({ failure: { code: 'HANDLER_FAILED' } });
+    expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
+    expect(await rig.row(commands[1]!.commandId)).toBe(null);
+  });
+
+  test('a handler can neither end the transaction nor use it when it has returned', async () => {
+    let kept: PgTx | undefined;
+    const late: string[] = [];
+    const { outcomes, commands } = await together(['x', 'end', 'y'], async (context) => {
+      const { tx, input, sagaId } = context;
+      await rig.add(tx, sagaId, 1);
+      if (input.item === 'x') kept = tx;
+      else late.push(refusalOf(() => kept?.query('SELECT 1')));
+      if (input.item === 'end') await tx.query('COMMIT');
+    });
+    expect(late).toEqual([expect.stringMatching(/has ended/), expect.stringMatching(/has ended/)]);
+    expect(outcomes).toEqual(['succeeded', 'failed', 'succeeded']);
+    expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
+  });
+
+  test('a constraint that is looked at in the end costs only whom it is about', async () => {
+    await rig.pool.query(
+      `CREATE TABLE IF NOT EXISTS seats (n int, UNIQUE (n) DEFERRABLE INITIALLY DEFERRED)`,
+    );
+    await rig.pool.query('TRUNCATE seats');
+    const { outcomes } = await together(['1', '2', '2', '3'], ({ tx, input }) =>
+      tx.query('INSERT INTO seats VALUES ($1)', [Number(input.item)]),
+    );
+    expect(outcomes).toHaveLength(4);
+    expect(outcomes.filter((outcome) => outcome === 'succeeded')).toHaveLength(3);
+    const { rows } = await rig.pool.query<{ n: number }>('SELECT n FROM seats ORDER BY n');
+    expect(rows.map(({ n }) => n)).toEqual([1, 2, 3]);
+  });
+
+  test('two batches that take the same rows in opposite orders both get through', async () => {
+    await rig.pool.query(
+      `INSERT INTO counters VALUES ('left', 0), ('right', 0) ON CONFLICT (key) DO UPDATE SET n = 0`,
+    );
+    let waiting = 0;
+    const bothIn = Promise.withResolvers<void>();
+    let runs = 0;
+    const add = async ({ tx, input }: Context): Promise<void> => {
+      runs += 1;
+      await rig.add(tx, input.item, 1);
+      waiting += 1;
+      if (waiting === 2) bothIn.resolve();
+      await bothIn.promise;
+    };
+    // Each has its first row before the other goes for it.
+    const orders = [
+      ['left', 'right', 'left', 'right'],
+      ['right', 'left', 'right', 'left'],
+    ];
+    const all = await Promise.all(orders.map((items) => together(items, add)));
+    for (const { outcomes } of all) {
+      expect(outcomes).toEqual(Array.from({ length: 4 }, () => 'succeeded'));
+    }
+    expect([await rig.count('left'), await rig.count('right')]).toEqual([4, 4]);
+    // Else they have not met.
+    expect(runs).toBeGreaterThan(8);
+  });
+
+  test('a connection that is cut under a batch costs another try, not the answers', async () => {
+    let cuts = 1;
+    const { outcomes, commands } = await together(['x', 'cut', 'y'], async (context) => {
+      await rig.add(context.tx, context.sagaId, 1);
+      if (context.input.item !== 'cut') return;
+      cuts -= 1;
+      if (cuts >= 0) await context.tx.query('SELECT pg_terminate_backend(pg_backend_pid())');
+    });
+    expect(outcomes).toEqual(['succeeded', 'succeeded', 'succeeded']);
+    expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 1, 1]);
+  });
+}
+
+function refusalOf(run: () => unknown): string {
+  try {
+    run();
+    return 'it was let through';
+  } catch (error) {
+    return (error as Error).message;
+  }
+}

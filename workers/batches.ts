@@ -1,0 +1,299 @@
+/**
+ * Many commands in one transaction: what has come while the last transaction was under way goes together.
+ *
+ * Guards that a batch differs from its commands one by one in cost only (I8): each handler has a part of its
+ * own that is taken back when it throws or rejects, and a row stays only for what was answered. Whenever
+ * anything else goes wrong (a conflict, a lost connection, a handler that takes long) the whole transaction
+ * is rolled back and its commands run each by itself, which is the way that defines what must come out.
+ */
+import { verdictOf, type ExecuteDeps, type Ran, type Target } from './barrier.ts';
+import { CommandFailure, textOf } from './failures.ts';
+import type { Handler } from './handlers.ts';
+import type {
+  Answer,
+  BarrierEntry,
+  BarrierRow,
+  Batch,
+  Insert,
+  Original,
+  ParticipantStore,
+} from './ports.ts';
+import { RunScope } from './run.ts';
+import { inputFor, runHandler } from './transactions.ts';
+
+/** Most commands in a transaction: each may take a subtransaction, and Postgres caches 64 of them a backend. */
+export const MAX_BATCH = 50;
+/** Longest that a batch may take up to its commit, in ms: what a handler that hangs costs the others. */
+export const BATCH_LIMIT_MS = 1_000;
+
+/** How many times the time that was meant for its handlers a batch may take, before those behind go elsewhere. */
+const OVERRUN = 4;
+
+/** A command for a transactional handler, and the step's row that a compensation takes first. */
+export interface BatchItem<Tx> {
+  readonly target: Target<Tx>;
+  readonly run: Extract<Handler<Tx>, { kind: 'transactional' }>['run'];
+  readonly step: BarrierEntry | null;
+  /** Asked just before it would run. */
+  readonly wanted: () => boolean;
+}
+
+/** `alone`: it is to be run by itself. `unwanted`: it was not begun. */
+type Outcome = Ran | 'alone' | 'unwanted';
+type Settled = { outcome: Outcome } | { error: unknown };
+/** `again`: it was not begun, and goes into the next batch. */
+type Left = Settled | 'again';
+
+interface Waiting<Tx> {
+  readonly item: BatchItem<Tx>;
+  readonly expectedMs: number;
+  readonly settle: (settled: Settled) => void;
+}
+
+type BatchStore<Tx> = ParticipantStore<Tx> & Required<Pick<ParticipantStore<Tx>, 'batch'>>;
+
+export function canBatch<Tx>(store: ParticipantStore<Tx>): store is BatchStore<Tx> {
+  return store.batch !== undefined;
+}
+
+export class Batches<Tx> {
+  readonly #deps: ExecuteDeps<Tx>;
+  readonly #store: BatchStore<Tx>;
+  readonly #stop: AbortSignal;
+  /** In order of arrival; bounded by the worker's in-flight window. */
+  #waiting: Waiting<Tx>[] = [];
+  #running = 0;
+  #starting = false;
+
+  /** @param stop aborted when the worker wants its handlers to end */
+  constructor(deps: ExecuteDeps<Tx>, store: BatchStore<Tx>, stop: AbortSignal) {
+    this.#deps = deps;
+    this.#store = store;
+    this.#stop = stop;
+  }
+
+  /** Of one saga there must be at most one at a time. @throws what the handler threw */
+  async run(item: BatchItem<Tx>): Promise<Outcome> {
+    const { deadlineAt, entry } = item.target;
+    const expectedMs = this.#deps.pace.quick(entry.command);
+    // A batch has one abort signal and no deadline: a command whose own is near has to be by itself.
+    const near = deadlineAt !== undefined && deadlineAt - this.#deps.clock.now() <= BATCH_LIMIT_MS;
+    if (expectedMs === null || near) return 'alone';
+    const settled = await new Promise<Settled>((settle) => {
+      this.#waiting.push({ item, expectedMs, settle });
+      void this.#pump();
+    });
+    if ('error' in settled) throw settled.error;
+    return settled.outcome;
+  }
+
+  /**
+   * Starts a batch at once when none runs; beside others only when it is a full one. So few commands gather
+   * while a transaction is under way, and many use all slots.
+   */
+  async #pump(): Promise<void> {
+    while (!this.#starting && this.#waiting.length > 0) {
+      if (this.#running > 0 && !this.#isFull()) return;
+      this.#starting = true;
+      await this.#deps.slots.take();
+      this.#starting = false;
+      const taken = this.#waiting.splice(0, this.#gather());
+      this.#running += 1;
+      void this.#runBatch(taken).finally(() => {
+        this.#running -= 1;
+        this.#deps.slots.give();
+        void this.#pump();
+      });
+    }
+  }
+
+  #isFull(): boolean {
+    return (
+      this.#waiting.length >= MAX_BATCH ||
+      this.#waiting.reduce((sum, one) => sum + one.expectedMs, 0) >= this.#deps.pace.budgetMs
+    );
+  }
+
+  /** How many of those that wait go into the next batch. */
+  #gather(): number {
+    let count = 0;
+    for (let ms = 0; count < Math.min(this.#waiting.length, MAX_BATCH); count += 1) {
+      if (ms >= this.#deps.pace.budgetMs) break;
+      ms += this.#waiting[count]?.expectedMs ?? 0;
+    }
+    return count;
+  }
+
+  async #runBatch(taken: readonly Waiting<Tx>[]): Promise<void> {
+    const wanted = taken.filter((one) => {
+      if (one.item.wanted()) return true;
+      one.settle({ outcome: 'unwanted' });
+      return false;
+    });
+    if (wanted.length === 0) return;
+    const { clock, log, pace, service, transactionTimeoutMs } = this.#deps;
+    const scope = new RunScope(clock, this.#stop);
+    void scope.sleep(Math.min(BATCH_LIMIT_MS, transactionTimeoutMs)).then((slept) => {
+      // It is not waited for: those behind it have waited long enough.
+      if (slept) scope.abort(tooLong(), 0);
+    });
+    const batch = new Run(this.#deps, scope, wanted);
+    const startedAt = clock.monotonic();
+    try {
+      const settled = await this.#store.batch((rows) => batch.run(rows));
+      pace.noteTransaction(clock.monotonic() - startedAt - batch.handlersMs);
+      this.#tell(wanted, settled);
+    } catch (error) {
+      const fields = { service, commands: wanted.length, error: textOf(error) };
+      log.debug(fields, 'a batch was rolled back; its commands are run one by one');
+      if (scope.signal.aborted && !this.#stop.aborted) batch.blame();
+      for (const one of wanted) one.settle({ outcome: 'alone' });
+    } finally {
+      scope.dispose();
+    }
+  }
+
+  #tell(items: readonly Waiting<Tx>[], left: ReadonlyMap<Waiting<Tx>, Left>): void {
+    const again: Waiting<Tx>[] = [];
+    for (const one of items) {
+      const became = left.get(one) ?? { outcome: 'alone' };
+      if (became === 'again') again.push(one);
+      else one.settle(became);
+    }
+    this.#waiting = [...again, ...this.#waiting];
+  }
+}
+
+function tooLong(): CommandFailure {
+  const text = `The handler shared a transaction and held it for ${BATCH_LIMIT_MS} ms; it is run again by itself.`;
+  return new CommandFailure('HANDLER_TIMEOUT', text);
+}
+
+/** One batch, from its first row to its answers. */
+class Run<Tx> {
+  readonly #deps: ExecuteDeps<Tx>;
+  readonly #scope: RunScope;
+  readonly #items: readonly Waiting<Tx>[];
+  readonly #left = new Map<Waiting<Tx>, Left>();
+  readonly #answers = new Map<string, Answer>();
+  readonly #withdrawn: string[] = [];
+  #ours: ReadonlySet<string> = new Set();
+  #rows: ReadonlyMap<string, BarrierRow> = new Map();
+  #handler: string | null = null;
+  /** How long all handlers took together, their savepoints included. */
+  handlersMs = 0;
+
+  constructor(deps: ExecuteDeps<Tx>, scope: RunScope, items: readonly Waiting<Tx>[]) {
+    this.#deps = deps;
+    this.#scope = scope;
+    this.#items = items;
+  }
+
+  /** The handler that was at work when the batch took too long is no longer put with others for a while. */
+  blame(): void {
+    if (this.#handler !== null) this.#deps.pace.heldUp(this.#handler);
+  }
+
+  async run(batch: Batch<Tx>): Promise<ReadonlyMap<Waiting<Tx>, Left>> {
+    // A row that another transaction has is waited for no longer than a handler.
+    await this.#scope.guard(this.#enter(batch));
+    const { clock, pace } = this.#deps;
+    const startedAt = clock.monotonic();
+    let closed: Left | null = null;
+    for (const one of this.#items) {
+      const ready = this.#look(one);
+      if (ready === null) continue;
+      if (closed !== null) {
+        this.#withdraw(one, closed);
+        continue;
+      }
+      if (await this.#runPart(batch, one, ready.original)) closed = { outcome: 'alone' };
+      this.handlersMs = clock.monotonic() - startedAt;
+      if (this.handlersMs > OVERRUN * pace.budgetMs) closed ??= 'again';
+    }
+    await this.#scope.guard(batch.finish(this.#answers, this.#withdrawn));
+    return this.#left;
+  }
+
+  async #enter(batch: Batch<Tx>): Promise<void> {
+    const inserts: Insert[] = [];
+    for (const { item } of this.#items) {
+      if (item.step !== null) inserts.push({ entry: item.step, state: 'superseded' });
+      inserts.push({ entry: item.target.entry, state: 'running' });
+    }
+    this.#ours = await batch.insert(inserts);
+    const others = inserts.map(({ entry }) => entry.commandId).filter((id) => !this.#ours.has(id));
+    if (others.length > 0) this.#rows = await batch.read(others);
+  }
+
+  /** What the rows say about a command. @returns null when its handler is not to be run. */
+  #look(one: Waiting<Tx>): { original: Original | null } | null {
+    const { step, target } = one.item;
+    const { commandId } = target.entry;
+    if (!this.#ours.has(commandId)) {
+      const row = this.#rows.get(commandId);
+      // In flight elsewhere, or left behind by a claim: its own transaction can tell, and take it over.
+      if (row === undefined || row.state === 'running') this.#withdraw(one, { outcome: 'alone' });
+      else this.#settle(one, { verdict: verdictOf(row), repeated: true });
+      return null;
+    }
+    if (step === null) return { original: null };
+    const row = this.#ours.has(step.commandId) ? null : this.#rows.get(step.commandId);
+    if (row === undefined || row?.state === 'running') {
+      this.#withdraw(one, { outcome: 'alone' });
+      return null;
+    }
+    if (row === null || row.state === 'rejected' || row.state === 'superseded') {
+      // Null compensation: answered, and stored like any other answer, without the handler.
+      this.#answer(one, { state: 'done', output: null });
+      return null;
+    }
+    const output = row.state === 'done' ? row.output : null;
+    return { original: { commandId: step.commandId, input: row.input, output } };
+  }
+
+  /** @returns whether no handler may come after it. @throws what costs the whole batch */
+  async #runPart(batch: Batch<Tx>, one: Waiting<Tx>, original: Original | null): Promise<boolean> {
+    const deps = this.#deps;
+    const target = { ...one.item.target, original };
+    this.#handler = target.entry.command;
+    const part = batch.part();
+    try {
+      const input = inputFor(deps, target);
+      const answer = await runHandler(deps, target, one.item.run, input, part.tx, this.#scope);
+      const ended = await this.#scope.guard(part.end(answer.state === 'done' ? 'keep' : 'undo'));
+      this.#handler = null;
+      // A success on top of a failed statement: by itself it will be told so.
+      if (!ended.sound && answer.state === 'done') this.#withdraw(one, { outcome: 'alone' });
+      else this.#answer(one, answer);
+      // It would be the last one of each batch.
+      if (ended.last) deps.pace.heldUp(target.entry.command);
+      return ended.last;
+    } catch (error) {
+      if (this.#scope.signal.aborted || deps.store.isTransient(error)) throw error;
+      const ended = await this.#scope.guard(part.end('undo'));
+      this.#handler = null;
+      // What the database refused may be owed to the company it was in.
+      this.#withdraw(one, ended.sound ? { error } : { outcome: 'alone' });
+      return false;
+    }
+  }
+
+  #answer(one: Waiting<Tx>, answer: Answer): void {
+    this.#answers.set(one.item.target.entry.commandId, answer);
+    this.#settle(one, { verdict: answer, repeated: false });
+  }
+
+  #settle(one: Waiting<Tx>, ran: Ran): void {
+    this.#left.set(one, { outcome: ran });
+  }
+
+  /** As if it had not been here: none of the rows that were inserted for it may stay. */
+  #withdraw(one: Waiting<Tx>, left: Left): void {
+    const { step, target } = one.item;
+    for (const entry of [step, target.entry]) {
+      if (entry !== null && this.#ours.has(entry.commandId)) this.#withdrawn.push(entry.commandId);
+    }
+    this.#left.set(one, left);
+  }
+}

@@ -1,0 +1,184 @@
+/**
+ * The barrier of many commands in one transaction: few statements for all of them, a savepoint for each.
+ *
+ * Guards that one handler's work can be taken back without that of the others, and that a statement of it
+ * that failed unseen is noticed before the next handler begins. Lock order: all barrier rows, by command
+ * id, before the first row of the participant's own.
+ */
+import type pg from 'pg';
+import { SagaxError } from '../../engine/core/errors.ts';
+import type { Answer, BarrierRow, Batch, Insert, Part } from '../ports.ts';
+import type { TableNames } from './names.ts';
+import {
+  assertAllowed,
+  ENTRY_COLUMNS,
+  ROW_COLUMNS,
+  rowOf,
+  textOfStatement,
+  type PgTx,
+  type RawRow,
+} from './transaction.ts';
+
+const SAVEPOINT = 'sagax_part';
+/**
+ * What lasts in a transaction beyond the handler that said it, and could change what a later handler's statements
+ * mean: settings (a tenant, a role, a search path), temporary tables. What a function hides is not seen.
+ */
+const LEAVES_TRACES = /(?:^|;)\s*(?:set|reset|discard)\s|\bset_config\s*\(|\btemp(?:orary)?\s/i;
+
+export class PostgresBatch implements Batch<PgTx> {
+  readonly #client: pg.ClientBase;
+  readonly #names: TableNames;
+  readonly #begun: Promise<unknown>;
+  readonly #savepoint = new Savepoint();
+
+  constructor(client: pg.ClientBase, names: TableNames, begun: Promise<unknown>) {
+    this.#client = client;
+    this.#names = names;
+    this.#begun = begun;
+  }
+
+  async insert(rows: readonly Insert[]): Promise<ReadonlySet<string>> {
+    const records = rows.map(({ entry, state }) => ({
+      command_id: entry.commandId,
+      saga_id: entry.sagaId,
+      namespace: entry.namespace,
+      command: entry.command,
+      op: entry.op,
+      of_command_id: entry.of,
+      attempt: entry.attempt,
+      input: entry.input,
+      state,
+    }));
+    // One parameter, so that one prepared statement does for any number. A null in it is SQL's, not JSON's.
+    const inserted = this.#client.query<{ command_id: string }>({
+      name: `sagax-insert-all-${this.#names.key}`,
+      text: `INSERT INTO ${this.#names.inbox} (${ENTRY_COLUMNS}, state)
+        SELECT command_id, saga_id, namespace, command, op, of_command_id, attempt, coalesce(input, 'null'), state
+          FROM json_to_recordset($1::json) AS given (command_id text, saga_id bigint, namespace text,
+            command text, op text, of_command_id text, attempt integer, input jsonb, state text)
+         ORDER BY command_id COLLATE "C"
+        ON CONFLICT (command_id) DO NOTHING RETURNING command_id`,
+      values: [JSON.stringify(records)],
+    });
+    const [result] = await Promise.all([inserted, this.#begun]);
+    return new Set(result.rows.map((row) => row.command_id));
+  }
+
+  async read(commandIds: readonly string[]): Promise<ReadonlyMap<string, BarrierRow>> {
+    const { rows } = await this.#client.query<RawRow>(
+      `SELECT ${ROW_COLUMNS} FROM ${this.#names.inbox} WHERE command_id = ANY ($1::text[])`,
+      [commandIds],
+    );
+    return new Map(rows.map((raw) => [raw.command_id, rowOf(raw)]));
+  }
+
+  part(): Part<PgTx> {
+    return new PostgresPart(this.#client, this.#savepoint);
+  }
+
+  async finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void> {
+    const { inbox } = this.#names;
+    if (withdrawn.length > 0) {
+      await this.#client.query(`DELETE FROM ${inbox} WHERE command_id = ANY ($1::text[])`, [
+        withdrawn,
+      ]);
+    }
+    if (answers.size === 0) return;
+    const records = Array.from(answers, ([commandId, answer]) => ({
+      command_id: commandId,
+      state: answer.state,
+      answer: answer.state === 'done' ? answer.output : answer.failure,
+    }));
+    // Not prepared: planned while the table was small, it would go on reading all of it when it has grown.
+    const { rowCount } = await this.#client.query(
+      `UPDATE ${inbox} AS mine
+          SET state = given.state, answer = coalesce(given.answer, 'null'), lease_expires_at = NULL,
+              updated_at = clock_timestamp()
+         FROM json_to_recordset($1::json) AS given (command_id text, state text, answer jsonb)
+        WHERE mine.command_id = given.command_id AND mine.state = 'running'`,
+      [JSON.stringify(records)],
+    );
+    if (rowCount === answers.size) return;
+    throw new SagaxError(
+      'INTERNAL',
+      `${answers.size - (rowCount ?? 0)} barrier rows are not there to be answered.`,
+    );
+  }
+}
+
+/** The savepoint of a transaction's parts: one name, so that the next part's takes the place of the last one's. */
+class Savepoint {
+  #set = false;
+
+  /** The statement that sets it; the release of the last one rides along. */
+  next(): string {
+    const text = this.#set ? `RELEASE SAVEPOINT ${SAVEPOINT}; ` : '';
+    this.#set = true;
+    return `${text}SAVEPOINT ${SAVEPOINT}`;
+  }
+}
+
+class PostgresPart implements Part<PgTx> {
+  readonly tx: PgTx;
+  readonly #client: pg.ClientBase;
+  readonly #savepoint: Savepoint;
+  /** Sent with the handler's first statement: one that needs no database costs no savepoint. */
+  #saved: Promise<unknown> | null = null;
+  /** Statements whose end was not seen yet. */
+  #underWay = 0;
+  #last = false;
+  #open = true;
+
+  constructor(client: pg.ClientBase, savepoint: Savepoint) {
+    this.#client = client;
+    this.#savepoint = savepoint;
+    const query = (...args: unknown[]): unknown => this.#query(args);
+    this.tx = { query } as PgTx;
+  }
+
+  async end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }> {
+    this.#open = false;
+    if (this.#saved === null) return { sound: true, last: false };
+    await this.#saved;
+    const status = await this.#status();
+    if (status !== 'T' && status !== 'E') throw new Error('The transaction is no longer open.');
+    const sound = status === 'T';
+    if (what === 'keep' && sound) return { sound, last: this.#last };
+    await this.#client.query(`ROLLBACK TO SAVEPOINT ${SAVEPOINT}`);
+    return { sound, last: false };
+  }
+
+  #query(args: unknown[]): unknown {
+    if (!this.#open) {
+      throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');
+    }
+    const text = textOfStatement(args[0]);
+    assertAllowed(text);
+    if (text === undefined || LEAVES_TRACES.test(text)) this.#last = true;
+    if (this.#saved === null) {
+      // Sent, not awaited: the connection does its statements in the order in which they were given.
+      this.#saved = this.#client.query(this.#savepoint.next());
+      this.#saved.catch(() => undefined);
+    }
+    const run = this.#client.query as (...all: unknown[]) => unknown;
+    const result = run.apply(this.#client, args);
+    this.#watch(result);
+    return result;
+  }
+
+  /** One that is told by callback or by events is never seen to end. */
+  #watch(result: unknown): void {
+    this.#underWay += 1;
+    if (!(result instanceof Promise)) return;
+    const ended = (): void => void (this.#underWay -= 1);
+    result.then(ended, ended);
+  }
+
+  /** Whether a statement has failed, as the server said with the last one's end. */
+  async #status(): Promise<string | null> {
+    // One more, that ends after all that the handler did not wait for.
+    if (this.#underWay > 0) await this.#client.query('SELECT').catch(() => undefined);
+    return this.#client.getTransactionStatus();
+  }
+}
