@@ -61,6 +61,7 @@ const pool = createPool({
   url: connections.databaseUrl,
   applicationName: 'bench-participants',
   max: settings.SAGAX_WORKER_CONCURRENCY,
+  pipeline: true,
 });
 closers.add(() => pool.end());
 await pool.query(SCHEMA);

@@ -120,6 +120,7 @@ export async function startWorkers(
     url: settings.SAGAX_PARTICIPANT_DATABASE_URL ?? connections.databaseUrl,
     applicationName: `${connections.owner}-participants`.slice(0, 63),
     max: Math.max(4, Math.min(settings.SAGAX_WORKER_CONCURRENCY + 4, 20)),
+    pipeline: true,
     onIdleError: (error) => {
       if (closers.isClosing) return;
       telemetry.log.warn({ err: error }, 'an idle participant connection died; it is replaced');

@@ -21,6 +21,11 @@ export interface PoolOptions {
   lockTimeoutMs?: number;
   /** Longest wait for a connection. Default 5 s. */
   connectTimeoutMs?: number;
+  /**
+   * Statements of one connection go out without waiting for the answers to those before them (default no). Cursors
+   * and query streams are refused then, and a statement that runs out of time takes its connection with it.
+   */
+  pipeline?: boolean;
   /** Told of connections that died while idle. They are replaced; this is for a log line. */
   onIdleError?: (error: Error) => void;
 }
@@ -49,6 +54,7 @@ export function createPool(options: PoolOptions): pg.Pool {
     query_timeout: statement_timeout_ms + CLIENT_GRACE_MS,
     lock_timeout: options.lockTimeoutMs ?? 5_000,
     idle_in_transaction_session_timeout: 10_000,
+    pipeline: options.pipeline ?? false,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
     // The fence re-checks rows after a lock wait as READ COMMITTED does (I2), whatever the server's default.

@@ -3,4 +3,9 @@ import { barrierSuite } from './support/barrier-suite.ts';
 import { postgresRig } from './support/postgres-rig.ts';
 
 barrierSuite('postgres', () => postgresRig(), 'one by one');
+barrierSuite(
+  'postgres, statements sent ahead',
+  () => postgresRig({ pipeline: true }),
+  'one by one',
+);
 barrierSuite('postgres', () => postgresRig(), 'in batches');

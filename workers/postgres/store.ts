@@ -31,7 +31,10 @@ import {
 } from './transaction.ts';
 
 export interface PostgresStoreOptions {
-  /** The service's own pool. Give it at least as many connections as the worker's concurrency. */
+  /**
+   * The service's own pool. Give it at least as many connections as the worker's concurrency; with `pipeline: true`
+   * transactions take fewer round trips (handlers can't use cursors then).
+   */
   pool: pg.Pool;
   /** Schema of the inbox table. Default `public`. */
   schema?: string;
