@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { settle } from '../../engine/memory/clock.ts';
 import { transactional } from '../../workers/handlers.ts';
 import type { Gate, MemoryTx } from '../../workers/memory/transaction.ts';
+import { Pace } from '../../workers/pace.ts';
 import { batchSuite } from './support/batch-suite.ts';
 import { commandFor, reserve } from './support/contracts.ts';
 import { executions } from './support/executions.ts';
@@ -66,7 +67,9 @@ test('handlers that turn out slow end their batch; those behind go into the next
     await rig.add(tx, sagaId, 1);
     return { reservation: sagaId };
   });
-  const world = executions(rig, rig.connect(), [handler], 'in batches');
+  const pace = new Pace(rig.clock);
+  pace.note(reserve.name, 0.1);
+  const world = executions(rig, rig.connect(), [handler], 'in batches', { pace });
   const all = [0, 1, 2, 3].map((n) => world.run(commandFor(reserve, { sagaId: saga(n) })));
   await settle();
   await rig.clock.advance(100);
