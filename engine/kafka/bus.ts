@@ -9,13 +9,14 @@ import { Kafka, type Admin } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
 import { registerCodecs } from './codecs.ts';
+import { unavailable, withDeadline } from './failures.ts';
 import {
   filterTimeoutWarning,
   kafkaSettings,
   type KafkaBusOptions,
   type KafkaSettings,
 } from './options.ts';
-import { KafkaPublisher, unavailable, withDeadline } from './publisher.ts';
+import { KafkaPublisher } from './publisher.ts';
 import { assertSubscribable, KafkaSubscription } from './subscription.ts';
 
 const ADMIN_LIMIT_MS = 15_000;
@@ -132,13 +133,16 @@ class KafkaBus implements Bus {
     if (this.#closed) throw unavailable('this bus has been closed');
     this.#admin ??= this.#connectAdmin();
     const admin = this.#admin;
+    const startedAt = performance.now();
+    const { connections } = this.#settings;
     try {
-      return await withDeadline(admin.then(request), limitMs);
+      const answer = await withDeadline(admin.then(request), limitMs);
+      connections.proved();
+      return answer;
     } catch (error) {
       if (this.#admin === admin) this.#admin = null;
       admin.then((gone) => gone.disconnect()).catch(() => undefined);
-      if (error instanceof SagaxError) throw error;
-      throw unavailable((error as Error).message, error);
+      throw connections.failure(error, limitMs, startedAt);
     }
   }
 

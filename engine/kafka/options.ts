@@ -4,8 +4,10 @@
  * Guards that no kafkajs type, log line or warning leaves this folder: settings come in as plain data,
  * and what kafkajs has to say goes to the logger that was given.
  */
+import { createSecureContext } from 'node:tls';
 import { logLevel, type KafkaConfig, type SASLOptions } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
+import { Connections } from './failures.ts';
 
 /** Where the bus reports; a pino logger fits. */
 export interface BusLog {
@@ -53,6 +55,7 @@ export interface KafkaBusOptions {
 
 export interface KafkaSettings {
   client: KafkaConfig;
+  connections: Connections;
   log: BusLog;
   publishTimeoutMs: number;
   gzip: boolean;
@@ -72,9 +75,15 @@ export function kafkaSettings(options: KafkaBusOptions): KafkaSettings {
       `Kafka brokers must be "host:port"; got "${options.brokers.join(',')}". Set KAFKA_BROKERS.`,
     );
   }
+  if (typeof options.tls === 'object') assertUsable(options.tls);
   const log = options.log ?? SILENT;
+  const connections = new Connections({
+    tls: options.tls !== undefined && options.tls !== false,
+    sasl: options.sasl !== undefined,
+  });
   return {
-    client: clientConfig(options, log),
+    client: clientConfig(options, log, connections),
+    connections,
     log,
     publishTimeoutMs: options.publishTimeoutMs ?? 10_000,
     gzip: options.compression === 'gzip',
@@ -86,10 +95,39 @@ export function kafkaSettings(options: KafkaBusOptions): KafkaSettings {
   };
 }
 
-function clientConfig(options: KafkaBusOptions, log: BusLog): KafkaConfig {
+/** Node takes a text without a certificate for an empty list of authorities, and trusts nobody then. */
+function assertUsable({ ca, cert, key }: KafkaTls): void {
+  if (ca !== undefined && !ca.includes('-----BEGIN CERTIFICATE-----')) {
+    throw new SagaxError(
+      'CONFIG_INVALID',
+      'The authorities to trust hold no certificate in PEM ("-----BEGIN CERTIFICATE-----"). Check KAFKA_TLS_CA_FILE.',
+    );
+  }
+  try {
+    createSecureContext({
+      ...(ca !== undefined && { ca }),
+      ...(cert !== undefined && { cert }),
+      ...(key !== undefined && { key }),
+    });
+  } catch (error) {
+    throw new SagaxError(
+      'CONFIG_INVALID',
+      `The TLS certificates can't be used: ${(error as Error).message}. Check that KAFKA_TLS_CA_FILE, ` +
+        'KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE are PEM, and that key and certificate belong together.',
+      { cause: error },
+    );
+  }
+}
+
+function clientConfig(
+  options: KafkaBusOptions,
+  log: BusLog,
+  connections: Connections,
+): KafkaConfig {
   const config: KafkaConfig = {
     brokers: [...options.brokers],
     clientId: options.clientId ?? 'sagax',
+    socketFactory: connections.socketFactory,
     connectionTimeout: 2_000,
     authenticationTimeout: 5_000,
     requestTimeout: 8_000,

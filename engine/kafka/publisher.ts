@@ -10,6 +10,7 @@
 import { CompressionTypes, Partitioners, type Kafka, type Producer } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { BusMessage } from '../ports.ts';
+import { unavailable, withDeadline } from './failures.ts';
 import type { KafkaSettings } from './options.ts';
 
 /** A partition's part of one send; the broker's `message.max.bytes` (1 MiB) counts per partition. */
@@ -32,7 +33,8 @@ interface Sized {
 interface Call {
   messages: Sized[];
   bytes: number;
-  /** By the monotonic clock. */
+  /** Both by the monotonic clock. */
+  startedAt: number;
   deadline: number;
   /** Called once: at the answer, or at the deadline. */
   settle: (error: SagaxError | null) => void;
@@ -66,11 +68,13 @@ export class KafkaPublisher {
       throw unavailable(`${this.#waitingBytes} bytes are waiting to be sent already`);
     }
     await new Promise<void>((resolve, reject) => {
-      const timeoutMs = this.#settings.publishTimeoutMs;
+      const { publishTimeoutMs: timeoutMs, connections } = this.#settings;
+      const startedAt = performance.now();
       const call: Call = {
         messages: sized,
         bytes,
-        deadline: performance.now() + timeoutMs,
+        startedAt,
+        deadline: startedAt + timeoutMs,
         settled: false,
         settle: (error) => {
           if (call.settled) return;
@@ -80,7 +84,10 @@ export class KafkaPublisher {
           else reject(error);
         },
       };
-      const timer = setTimeout(() => call.settle(lateError(timeoutMs)), timeoutMs);
+      const timer = setTimeout(
+        () => call.settle(connections.late(timeoutMs, startedAt)),
+        timeoutMs,
+      );
       this.#waiting.push(call);
       this.#waitingBytes += bytes;
       this.#loop ??= this.#run();
@@ -120,7 +127,9 @@ export class KafkaPublisher {
 
   async #sendAll(calls: readonly Call[]): Promise<SagaxError | null> {
     const left = Math.max(...calls.map((call) => call.deadline)) - performance.now();
-    if (left <= 0) return lateError(this.#settings.publishTimeoutMs);
+    const { publishTimeoutMs, connections } = this.#settings;
+    const startedAt = Math.min(...calls.map((call) => call.startedAt));
+    if (left <= 0) return connections.late(publishTimeoutMs, startedAt);
     const timer = new AbortController();
     try {
       await withDeadline(
@@ -128,10 +137,11 @@ export class KafkaPublisher {
         left,
         timer,
       );
+      connections.proved();
       return null;
     } catch (error) {
       this.#dropProducer();
-      return toSagaxError(error, this.#settings.publishTimeoutMs);
+      return tooLarge(error) ?? connections.failure(error, publishTimeoutMs, startedAt);
     }
   }
 
@@ -247,53 +257,13 @@ function settle(calls: readonly Call[], error: SagaxError | null): void {
   for (const call of calls) call.settle(error);
 }
 
-export class DeadlineError extends Error {}
-
-/** `work`, or DeadlineError after `ms`; `timer` is aborted then, so that the work can stop. */
-export async function withDeadline<T>(
-  work: Promise<T>,
-  ms: number,
-  timer?: AbortController,
-): Promise<T> {
-  let timeout: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timeout = setTimeout(() => {
-      timer?.abort();
-      reject(new DeadlineError('no answer in time'));
-    }, ms);
-  });
-  // Whoever loses the race may still reject; that is no unhandled rejection.
-  work.catch(() => undefined);
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timeout);
-  }
-}
-
-function toSagaxError(error: unknown, budgetMs: number): SagaxError {
-  if (error instanceof SagaxError) return error;
-  const cause = error as Error & { type?: string; cause?: Error & { type?: string } };
-  const type = cause.type ?? cause.cause?.type;
-  if (type === 'MESSAGE_TOO_LARGE' || type === 'RECORD_LIST_TOO_LARGE') {
-    return new SagaxError(
-      'PAYLOAD_REFUSED',
-      `The broker refused the messages as too large (${type}). Its message.max.bytes must be at least 1 MiB.`,
-      { cause: error },
-    );
-  }
-  if (error instanceof DeadlineError) return lateError(budgetMs, error);
-  return unavailable(cause.message, error);
-}
-
-function lateError(budgetMs: number, cause?: unknown): SagaxError {
-  return unavailable(`no answer within ${budgetMs} ms`, cause);
-}
-
-export function unavailable(what: string, cause?: unknown): SagaxError {
+function tooLarge(error: unknown): SagaxError | null {
+  const { type, cause } = error as { type?: string; cause?: { type?: string } };
+  const said = type ?? cause?.type;
+  if (said !== 'MESSAGE_TOO_LARGE' && said !== 'RECORD_LIST_TOO_LARGE') return null;
   return new SagaxError(
-    'BUS_UNAVAILABLE',
-    `Kafka can't be used: ${what}. Check that the brokers answer and that the topics exist, then try again.`,
-    { cause },
+    'PAYLOAD_REFUSED',
+    `The broker refused the messages as too large (${said}). Its message.max.bytes must be at least 1 MiB.`,
+    { cause: error },
   );
 }

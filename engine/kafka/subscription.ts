@@ -11,11 +11,11 @@
 import type { Consumer, EachBatchPayload, Kafka } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { SubscribeOptions, Subscription } from '../ports.ts';
+import { withDeadline } from './failures.ts';
 import { groupAssigner } from './group-assigner.ts';
 import { Lane, pause, type LaneHost } from './lane.ts';
 import { receivedMessage } from './messages.ts';
 import type { KafkaSettings } from './options.ts';
-import { withDeadline } from './publisher.ts';
 
 const DEFAULT_MAX_BATCH = 500;
 const COMMIT_INTERVAL_MS = 1_000;

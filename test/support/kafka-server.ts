@@ -95,6 +95,23 @@ export interface KafkaServerOptions {
   /** More lines for server.properties. */
   properties?: { [name: string]: string };
   heapMb?: number;
+  /** Clients must speak TLS and log in; without it they speak plain text. */
+  secured?: SecuredListener;
+}
+
+interface Ports {
+  client: number;
+  controller: number;
+  /** For the broker itself and for boot checks, beside a client listener that is secured. */
+  internal: number;
+}
+
+export interface SecuredListener {
+  /** PKCS12 with the broker's key and certificate (`selfSigned`). */
+  keystore: { path: string; password: string };
+  /** Who may log in with PLAIN, and who with SCRAM-SHA-512: name → password. */
+  plainUsers: { [name: string]: string };
+  scramUsers: { [name: string]: string };
 }
 
 /**
@@ -104,7 +121,7 @@ export interface KafkaServerOptions {
 export class KafkaServer {
   readonly #options: KafkaServerOptions;
   readonly #folder: string;
-  #ports: { client: number; controller: number } | null = null;
+  #ports: Ports | null = null;
   #process: ChildProcess | null = null;
 
   constructor(options: KafkaServerOptions = {}) {
@@ -122,8 +139,8 @@ export class KafkaServer {
   }
 
   async start(): Promise<string[]> {
-    const [client, controller] = await freePorts(2);
-    this.#ports = { client: client as number, controller: controller as number };
+    const [client, controller, internal] = (await freePorts(3)) as [number, number, number];
+    this.#ports = { client, controller, internal };
     const config = join(this.#folder, 'server.properties');
     mkdirSync(join(this.#folder, 'data'));
     await writeFile(config, this.#properties());
@@ -133,6 +150,10 @@ export class KafkaServer {
       'MkU3OEVBNTcwNTJENDM2Qg',
       '--config',
       config,
+      ...Object.entries(this.#options.secured?.scramUsers ?? {}).flatMap(([name, password]) => [
+        '--add-scram',
+        `SCRAM-SHA-512=[name=${name},password=${password}]`,
+      ]),
     ]);
     const [status] = (await once(format, 'exit')) as [number | null];
     if (status !== 0) throw new Error(`Formatting Kafka's storage failed: ${this.#logTail()}`);
@@ -174,7 +195,7 @@ export class KafkaServer {
     const broker = await this.#java(this.#options.heapMb ?? 512, 'kafka.Kafka', [config]);
     this.#process = broker;
     const until = performance.now() + BOOT_LIMIT_MS;
-    while (!(await answers(this.brokers))) {
+    while (!(await answers(this.#plainBrokers()))) {
       if (broker.exitCode !== null || broker.signalCode !== null) {
         throw new Error(`Kafka ended while it booted: ${this.#logTail()}`);
       }
@@ -202,14 +223,47 @@ export class KafkaServer {
     return readFileSync(join(this.#folder, 'kafka.log'), 'utf8').slice(-2_000);
   }
 
+  /** Where the broker answers plain text, whatever its clients have to speak. */
+  #plainBrokers(): string[] {
+    if (this.#options.secured === undefined) return this.brokers;
+    return [`127.0.0.1:${this.#ports?.internal}`];
+  }
+
+  #listeners(): { [name: string]: string } {
+    const { client, controller, internal } = this.#ports as Ports;
+    const { secured } = this.#options;
+    if (secured === undefined) {
+      return {
+        listeners: `PLAINTEXT://127.0.0.1:${client},CONTROLLER://127.0.0.1:${controller}`,
+        'advertised.listeners': `PLAINTEXT://127.0.0.1:${client}`,
+      };
+    }
+    const brokers = `INTERNAL://127.0.0.1:${internal},CLIENT://127.0.0.1:${client}`;
+    const users = Object.entries(secured.plainUsers).map(
+      ([name, word]) => `user_${name}="${word}"`,
+    );
+    const modules = 'org.apache.kafka.common.security';
+    return {
+      listeners: `${brokers},CONTROLLER://127.0.0.1:${controller}`,
+      'advertised.listeners': brokers,
+      'listener.security.protocol.map': 'INTERNAL:PLAINTEXT,CLIENT:SASL_SSL,CONTROLLER:PLAINTEXT',
+      'inter.broker.listener.name': 'INTERNAL',
+      'ssl.keystore.type': 'PKCS12',
+      'ssl.keystore.location': secured.keystore.path,
+      'ssl.keystore.password': secured.keystore.password,
+      'sasl.enabled.mechanisms': 'PLAIN,SCRAM-SHA-512',
+      'listener.name.client.plain.sasl.jaas.config': `${modules}.plain.PlainLoginModule required ${users.join(' ')};`,
+      'listener.name.client.scram-sha-512.sasl.jaas.config': `${modules}.scram.ScramLoginModule required;`,
+    };
+  }
+
   #properties(): string {
-    const { client, controller } = this.#ports as { client: number; controller: number };
+    const { controller } = this.#ports as Ports;
     const properties: { [name: string]: string } = {
       'process.roles': 'broker,controller',
       'node.id': '1',
       'controller.quorum.voters': `1@127.0.0.1:${controller}`,
-      listeners: `PLAINTEXT://127.0.0.1:${client},CONTROLLER://127.0.0.1:${controller}`,
-      'advertised.listeners': `PLAINTEXT://127.0.0.1:${client}`,
+      ...this.#listeners(),
       'controller.listener.names': 'CONTROLLER',
       'log.dirs': join(this.#folder, 'data'),
       'auto.create.topics.enable': 'false',
