@@ -65,7 +65,7 @@ export class Connections {
       ? connectTls({ host, port, ...name, ...ssl }, onConnect)
       : connectTcp({ host, port }, onConnect);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    socket.on('error', (error) => this.#note(error));
+    socket.on('error', (error: Error) => this.#note(error));
     socket.on('end', () => this.#note(new Error(CLOSED)));
     return socket;
   };
