@@ -19,8 +19,8 @@ export function tables(results: Results): string {
     if (rows.length === 0) continue;
     parts.push(
       `### ${TITLES[scenario]}\n\n` +
-        "| | sagas/s | p50 ms | p99 ms | max ms | CPU ms a saga: own | stores | bytes a saga: engine's | others |\n" +
-        `|---|---|---|---|---|---|---|---|---|\n${rows.join('\n')}`,
+        "| | sagas/s | p50 ms | p99 ms | max ms | CPU ms a saga: own | stores | bytes a saga: engine's | bus, participants | cores used by others |\n" +
+        `|---|---|---|---|---|---|---|---|---|---|\n${rows.join('\n')}`,
     );
   }
   for (const scenario of DURABILITY) {
@@ -72,7 +72,7 @@ function scenarioRow(results: Results, system: System, scenario: string): string
     cell(measured.map(read), digits);
   return [
     `| ${system} | ${of((m) => m.per_s, 0)} | ${of((m) => m.p50_ms, 1)} | ${of((m) => m.p99_ms, 1)} | ${of((m) => m.max_ms, 0)} | ` +
-      `${of((m) => m.cpu_ms ?? NaN, 2)} | ${of(storeCpu, 2)} | ${of((m) => m.stored_bytes_by['log'] ?? 0, 0)} | ${of(otherBytes, 0)} |`,
+      `${of((m) => m.cpu_ms ?? NaN, 2)} | ${of(storeCpu, 2)} | ${of((m) => m.stored_bytes_by['log'] ?? 0, 0)} | ${of(otherBytes, 0)} | ${of((m) => m.foreign_cores, 2)} |`,
   ];
 }
 

@@ -59,6 +59,7 @@ export async function measure(stack: Stack, scenario: Scenario, sizes: Sizes): P
   const result = await stack.driver.load(load, (edge) => {
     edges[edge] = { ...cpuByProcess(stack), [MACHINE]: machineCpuMs() };
   });
+  if (result.ended === 0) throw new Error('No saga ended within the window; widen it.');
   const { [MACHINE]: machine_ms = NaN, ...spent } = difference(
     edges['end'] ?? {},
     edges['begin'] ?? {},
