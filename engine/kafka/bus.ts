@@ -5,6 +5,7 @@
  * with the partition count that was asked for. A crash loses what `publish` has not answered, and
  * repeats what was delivered and not committed.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { Kafka, type Admin } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
@@ -21,8 +22,11 @@ import { assertSubscribable, KafkaSubscription } from './subscription.ts';
 
 const ADMIN_LIMIT_MS = 15_000;
 const PING_LIMIT_MS = 3_000;
-/** Topics take a moment to be known everywhere after they were made. */
-const TOPIC_ROUNDS = 3;
+/** Topics take a moment to be known everywhere after they were made; they are looked at again this often. */
+const TOPIC_LOOK_EVERY_MS = 100;
+const TOPIC_LIMIT_MS = 15_000;
+/** What brokers say of a topic that is being made (or deleted); kafkajs tries the first of them once only. */
+const NOT_YET = ['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE', 'NOT_LEADER_FOR_PARTITION'];
 
 /** @throws SagaxError CONFIG_INVALID. Nothing is connected before the first call. */
 export function createKafkaBus(options: KafkaBusOptions): Bus {
@@ -60,18 +64,29 @@ class KafkaBus implements Bus {
 
   async ensureTopics(specs: readonly TopicSpec[]): Promise<void> {
     const wanted = new Map(specs.map(({ topic, partitions }) => [topic, partitions]));
+    const giveUpAt = performance.now() + TOPIC_LIMIT_MS;
     for (let round = 1; ; round++) {
+      const left = await this.#makeMissing(wanted);
+      if (left === null) return;
+      if (performance.now() > giveUpAt) throw left;
+      if (round > 1) await delay(TOPIC_LOOK_EVERY_MS);
+    }
+  }
+
+  /** @returns null when all are there, else what to say if they never are */
+  async #makeMissing(wanted: ReadonlyMap<string, number>): Promise<SagaxError | null> {
+    try {
       const missing = await this.#ask(
         (admin) => this.#missingTopics(admin, wanted),
         ADMIN_LIMIT_MS,
       );
-      if (missing.length === 0) return;
-      if (round > TOPIC_ROUNDS) {
-        throw unavailable(
-          `the topics ${missing.map(({ topic }) => topic).join(', ')} did not appear`,
-        );
-      }
+      if (missing.length === 0) return null;
       await this.#ask((admin) => this.#createTopics(admin, missing), ADMIN_LIMIT_MS);
+      const names = missing.map(({ topic }) => topic).join(', ');
+      return unavailable(`the topics ${names} did not appear`);
+    } catch (error) {
+      if (error instanceof SagaxError && saysNotYet(error.cause)) return error;
+      throw error;
     }
   }
 
@@ -160,6 +175,11 @@ function assertPartitions(topic: string, found: number, wanted: number): void {
     `Topic ${topic} has ${found} partitions, and ${wanted} are wanted. Set the partition count to ${found}, ` +
       'or use another topic prefix: adding partitions to a topic in use moves keys to other partitions.',
   );
+}
+
+function saysNotYet(error: unknown): boolean {
+  const { type, cause } = (error ?? {}) as { type?: string; cause?: { type?: string } };
+  return NOT_YET.includes(type ?? '') || NOT_YET.includes(cause?.type ?? '');
 }
 
 function isAlreadyThere(error: unknown): boolean {
