@@ -143,9 +143,9 @@ describe('examples over processes', { timeout: 120_000 }, () => {
 
   test('sixty transfers at once, some refused: the total never changes', async () => {
     const before = await auditBanks(database.pool);
-    let running = true;
+    const stop = new AbortController();
     const watching = (async () => {
-      while (running) {
+      while (!stop.signal.aborted) {
         const audit = await auditBanks(database.pool);
         expect([audit.totalCents, audit.accountsOff]).toEqual([before.totalCents, 0]);
       }
@@ -161,7 +161,7 @@ describe('examples over processes', { timeout: 120_000 }, () => {
         }),
       ),
     );
-    running = false;
+    stop.abort();
     await watching;
     expect(results.map(({ status }) => status)).toEqual(
       results.map((_, index) => (index % 6 <= 1 ? 'compensated' : 'completed')),
