@@ -18,6 +18,9 @@ import { measure, warmUp } from './scenarios.ts';
 import { Cleanup, type Stack } from './stack.ts';
 import { resetStatements, topStatements } from './statements.ts';
 
+/** Set by the first signal: nothing more is begun. */
+const run = { interrupted: false };
+
 function say(text: string): void {
   process.stderr.write(`bench: ${text}\n`);
 }
@@ -101,6 +104,7 @@ async function runRounds(options: Options, results: Results): Promise<void> {
     scenario: string,
     work: () => Promise<void>,
   ): Promise<void> => {
+    if (run.interrupted) return;
     try {
       await work();
     } catch (error) {
@@ -171,8 +175,10 @@ async function main(options: Options): Promise<void> {
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
+    say(`${signal}: stopping what was started …`);
+    run.interrupted = true;
     const open = [...Cleanup.open].map((cleanup) => cleanup.run());
-    void Promise.allSettled(open).finally(() => process.exit(130));
+    void Promise.allSettled(open).then(() => process.exit(130));
   });
 }
 try {

@@ -3,6 +3,7 @@
  *
  * Guards that no round finds what another one left, and that all systems get servers with the same settings.
  */
+import { rmSync } from 'node:fs';
 import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -67,7 +68,10 @@ export async function startKafka(fsync: boolean): Promise<KafkaBroker> {
       ...(fsync ? { 'log.flush.interval.messages': '1' } : {}),
     },
   });
-  process.once('exit', () => server.stopOnExit());
+  process.once('exit', () => {
+    server.stopOnExit();
+    rmSync(folder, { recursive: true, force: true });
+  });
   const brokers = await server.start();
   return {
     brokers,

@@ -57,12 +57,19 @@ export class Cleanup {
   /** Those that have something open; for a run that is broken off. */
   static readonly open = new Set<Cleanup>();
   readonly #steps: (() => Promise<unknown>)[] = [];
+  #running: Promise<void> | null = null;
   add(step: () => Promise<unknown>): void {
-    Cleanup.open.add(this);
     this.#steps.push(step);
+    Cleanup.open.add(this);
+    // What is opened although all is being closed is closed as well.
+    if (this.#running !== null) this.#running = this.#running.then(() => this.#runAll());
   }
-  async run(): Promise<void> {
-    Cleanup.open.delete(this);
+  /** Whoever calls it again waits for the same. */
+  run(): Promise<void> {
+    this.#running ??= this.#runAll();
+    return this.#running;
+  }
+  async #runAll(): Promise<void> {
     const failures: Error[] = [];
     for (const step of this.#steps.splice(0).reverse()) {
       try {
@@ -71,6 +78,7 @@ export class Cleanup {
         failures.push(error as Error);
       }
     }
+    Cleanup.open.delete(this);
     if (failures[0] !== undefined) throw failures[0];
   }
 }
