@@ -273,10 +273,16 @@ function cancelRefusal(state: SagaState): Failure | null {
 
 /** The machine is told nothing more, but what the faulted input answered still counts: it is applied next. */
 function leaveFault(turn: Turn): void {
+  // Without a machine there is nothing that a start could be applied to.
+  unfault(turn, (cause) => cause.type !== 'SagaStarted');
+}
+
+/** The faulted input goes back to the head of the held-back ones, if it is kept. */
+function unfault(turn: Turn, isKept: (cause: CauseEvent) => boolean): void {
   const { state } = turn;
   if (state.faulted === undefined) return;
   const { cause } = state.faulted;
-  if (cause.type !== 'SagaStarted') state.deferred = [cause, ...state.deferred];
+  if (isKept(cause)) state.deferred = [cause, ...state.deferred];
   delete state.faulted;
   emit(turn, { type: 'SagaUnstuck' });
 }
@@ -294,22 +300,16 @@ function operatorActed(turn: Turn, { action }: Cause<'OperatorActed'>): void {
       return;
     case 'retry':
       return action.commandId === undefined
-        ? retryFaulted(turn)
+        ? unfault(turn, () => true)
         : retryStuck(turn, action.commandId);
     case 'resolve':
-      return resolveByHand(turn, action.commandId, action.output ?? null);
+      return answerByHand(turn, action.commandId, action.output ?? null, {
+        outcome: 'succeeded',
+        output: action.output ?? null,
+      });
     case 'skip':
-      return skip(turn, action.commandId);
+      return answerByHand(turn, action.commandId, null, { outcome: 'neverRan' });
   }
-}
-
-/** The faulted input goes back to the head of the deferred ones; it is applied next, as a cause of its own. */
-function retryFaulted(turn: Turn): void {
-  const { state } = turn;
-  if (state.faulted === undefined) return;
-  state.deferred = [state.faulted.cause, ...state.deferred];
-  delete state.faulted;
-  emit(turn, { type: 'SagaUnstuck' });
 }
 
 function retryStuck(turn: Turn, commandId: string): void {
@@ -323,7 +323,8 @@ function retryStuck(turn: Turn, commandId: string): void {
   retryNow(turn, step, call);
 }
 
-function resolveByHand(turn: Turn, commandId: string, output: Json): void {
+/** Takes a command as answered, by a person's word. @param settlement what it says when that was the question */
+function answerByHand(turn: Turn, commandId: string, output: Json, settlement: Settlement): void {
   const { step, call } = required(turn.state, commandId);
   switch (opOf(commandId)) {
     case 'do':
@@ -331,27 +332,7 @@ function resolveByHand(turn: Turn, commandId: string, output: Json): void {
     case 'compensate':
       return compensationSucceeded(turn, step, call);
     case 'settle':
-      return stepSettled(turn, {
-        type: 'StepSettled',
-        commandId,
-        settlement: { outcome: 'succeeded', output },
-      });
-  }
-}
-
-function skip(turn: Turn, commandId: string): void {
-  const { step, call } = required(turn.state, commandId);
-  switch (opOf(commandId)) {
-    case 'do':
-      return stepSucceeded(turn, step, null);
-    case 'compensate':
-      return compensationSucceeded(turn, step, call);
-    case 'settle':
-      return stepSettled(turn, {
-        type: 'StepSettled',
-        commandId,
-        settlement: { outcome: 'neverRan' },
-      });
+      return stepSettled(turn, { type: 'StepSettled', commandId, settlement });
   }
 }
 
