@@ -5,6 +5,7 @@
  * nothing while a batch runs. A rejected batch comes again, unchanged, after a growing pause.
  */
 import type { BusBatch, ReceivedMessage } from '../ports.ts';
+import { sleep } from './clock.ts';
 
 const RETRY_PAUSE_MIN_MS = 100;
 const RETRY_PAUSE_MAX_MS = 5_000;
@@ -81,23 +82,9 @@ export class BusLane {
         return;
       } catch (error) {
         batchFailed(error, pauseMs);
-        await pause(pauseMs, this.#end.signal);
+        await sleep(pauseMs, this.#end.signal);
         pauseMs = Math.min(pauseMs * 2, RETRY_PAUSE_MAX_MS);
       }
     }
   }
-}
-
-/** Resolves after `ms`, or at once when aborted. */
-export async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  await new Promise<void>((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-  });
 }

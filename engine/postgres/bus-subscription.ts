@@ -13,9 +13,10 @@ import {
   type Held,
   type Taken,
 } from './bus-groups.ts';
-import { BusLane, pause } from './bus-lane.ts';
+import { BusLane } from './bus-lane.ts';
 import type { BusLog } from './bus-log.ts';
 import type { BusTopics } from './bus-topics.ts';
+import { sleep } from './clock.ts';
 
 const DEFAULT_MAX_BATCH = 500;
 const OPEN_RETRY_PAUSE_MS = 500;
@@ -178,7 +179,7 @@ export class PostgresSubscription implements Subscription {
         return;
       } catch (err) {
         this.#host.log.warn({ group: this.group, ...place(lane), err }, 'onAssigned failed');
-        await pause(OPEN_RETRY_PAUSE_MS, this.#stop.signal);
+        await sleep(OPEN_RETRY_PAUSE_MS, this.#stop.signal);
       }
     }
   }

@@ -72,7 +72,8 @@ export async function openClock(db: Database, options: ClockOptions = {}): Promi
   };
 }
 
-async function sleep(ms: number, signal?: AbortSignal): Promise<boolean> {
+/** Resolves true after `ms` of any size, or false at once when aborted. */
+export async function sleep(ms: number, signal?: AbortSignal): Promise<boolean> {
   for (let rest_ms = Math.max(0, ms); ; rest_ms -= MAX_TIMEOUT_MS) {
     if (!(await sleepOnce(Math.min(rest_ms, MAX_TIMEOUT_MS), signal))) return false;
     if (rest_ms <= MAX_TIMEOUT_MS) return true;
