@@ -74,6 +74,7 @@ export function openMemory(options: MemoryOptions = {}): MemoryPorts & {
   return { ...open('host'), db, broker, another: (name = 'another') => open(name) };
 }
 
+export { memoryAccess, type MemoryAccess } from './access.ts';
 export { MemoryBroker } from './broker.ts';
 export { memoryBus } from './bus.ts';
 export { ManualClock, settle, systemClock } from './clock.ts';
