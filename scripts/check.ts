@@ -33,6 +33,7 @@ const PARTS: { [name: string]: { what: string; args: string[] } } = {
     args: ['node_modules/knip/bin/knip.js', '--no-progress', '--no-config-hints'],
   },
   imports: { what: 'import rules (dependency-cruiser)', args: ['scripts/check-imports.ts'] },
+  awaits: { what: 'I/O without a crash point', args: ['scripts/check-awaits.ts'] },
   tidy: { what: 'headers, lengths, leftovers (tidy)', args: ['scripts/tidy.ts'] },
 };
 
