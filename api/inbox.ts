@@ -49,6 +49,10 @@ export class Inbox {
     this.#maxQueued = options.maxQueuedMessages;
   }
 
+  get shards(): number {
+    return this.#shards;
+  }
+
   get queued(): number {
     return this.#queued;
   }

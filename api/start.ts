@@ -11,6 +11,7 @@ import type { AnyDefinition } from '../engine/core/define.ts';
 import { SagaxError } from '../engine/core/errors.ts';
 import { parseSnowflake } from '../engine/core/ids.ts';
 import { canonicalJson, toJson, type Json } from '../engine/core/json.ts';
+import { StartIds } from '../engine/core/start-ids.ts';
 import type { BusMessage, Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader, StartKeys } from '../engine/ports-read.ts';
 import type { Catalog } from './catalog.ts';
@@ -55,7 +56,7 @@ export class Starts {
   readonly #inbox: Inbox;
   readonly #startKeys: StartKeys;
   readonly #reader: SagaReader;
-  readonly #ids: { next(): string };
+  readonly #ids: StartIds;
   readonly #clock: Clock;
 
   constructor(options: {
@@ -70,7 +71,8 @@ export class Starts {
     this.#inbox = options.inbox;
     this.#startKeys = options.startKeys;
     this.#reader = options.reader;
-    this.#ids = options.ids;
+    const { ids, inbox, clock } = options;
+    this.#ids = new StartIds(ids, inbox.shards, () => clock.monotonic());
     this.#clock = options.clock;
   }
 

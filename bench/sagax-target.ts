@@ -5,6 +5,7 @@ import { createKafkaBus } from '../engine/kafka/bus.ts';
 import type { Bus, BusMessage } from '../engine/ports.ts';
 import { createPostgresBus } from '../engine/postgres/bus.ts';
 import { openPostgres, type PostgresPorts } from '../engine/postgres/index.ts';
+import { StartIds } from '../engine/core/start-ids.ts';
 import { createSnowflakes, type Snowflakes } from '../engine/runtime/snowflake.ts';
 import type { Json } from '../engine/core/json.ts';
 import type { Target, Work } from './load.ts';
@@ -28,6 +29,7 @@ export class SagaxTarget implements Target {
   readonly #watcher: EndWatcher;
   readonly #inbox: string;
   readonly #shardCount: number;
+  readonly #startIds: StartIds;
   #number = 0;
 
   static async open(access: SagaxAccess): Promise<SagaxTarget> {
@@ -60,6 +62,8 @@ export class SagaxTarget implements Target {
     this.#watcher = parts.watcher;
     this.#inbox = topicNames(parts.topicPrefix).inbox;
     this.#shardCount = parts.postgres.shardLeases.shardCount;
+    // As the API does.
+    this.#startIds = new StartIds(this.#ids, this.#shardCount, () => performance.now());
   }
 
   watch(how: Watch): void {
@@ -75,7 +79,7 @@ export class SagaxTarget implements Target {
 
   /** Puts a start on the bus. On return it is durable; `ended` resolves when the end can be seen. */
   async start(definition: string, input: Json): Promise<{ sagaId: string; ended: Promise<End> }> {
-    const sagaId = this.#ids.next();
+    const sagaId = this.#startIds.next();
     const body = { sagaId, namespace: 'default', definition, definitionVersion: 1, input };
     const ended = this.#watcher.ended(sagaId);
     // Whoever called hears of it by `ended`, once the start is out.

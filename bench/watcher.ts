@@ -11,7 +11,7 @@ export type Watch = 'exact' | 'cheap' | 'many';
 export type End = 'completed' | 'compensated';
 
 /** Pauses between two looks. */
-const PAUSE_MS: { readonly [how in Watch]: number } = { exact: 1, cheap: 15, many: 2 };
+const PAUSE_MS: { readonly [how in Watch]: number } = { exact: 1, cheap: 40, many: 2 };
 const TAIL_LIMIT = 2_000;
 
 const ROWS_SQL = `

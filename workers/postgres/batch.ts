@@ -26,6 +26,17 @@ const SAVEPOINT = 'sagax_part';
  */
 const LEAVES_TRACES = /(?:^|;)\s*(?:set|reset|discard)\s|\bset_config\s*\(|\btemp(?:orary)?\s/i;
 
+/** What is sent within leaves together: a write to the socket costs more than a small statement does. */
+function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
+  const { stream } = (client as pg.ClientBase & { connection: pg.Connection }).connection;
+  stream.cork();
+  try {
+    return send();
+  } finally {
+    stream.uncork();
+  }
+}
+
 export class PostgresBatch implements Batch<PgTx> {
   readonly #client: pg.ClientBase;
   readonly #names: TableNames;
@@ -156,15 +167,20 @@ class PostgresPart implements Part<PgTx> {
     const text = textOfStatement(args[0]);
     assertAllowed(text);
     if (text === undefined || LEAVES_TRACES.test(text)) this.#last = true;
-    if (this.#saved === null) {
-      // Sent, not awaited: the connection does its statements in the order in which they were given.
-      this.#saved = this.#client.query(this.#savepoint.next());
-      this.#saved.catch(() => undefined);
-    }
     const run = this.#client.query as (...all: unknown[]) => unknown;
-    const result = run.apply(this.#client, args);
+    const result = inOnePacket(this.#client, () => {
+      this.#save();
+      return run.apply(this.#client, args);
+    });
     this.#watch(result);
     return result;
+  }
+
+  #save(): void {
+    if (this.#saved !== null) return;
+    // Sent, not awaited: the connection does its statements in the order in which they were given.
+    this.#saved = this.#client.query(this.#savepoint.next());
+    this.#saved.catch(() => undefined);
   }
 
   /** One that is told by callback or by events is never seen to end. */
