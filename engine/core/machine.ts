@@ -242,6 +242,11 @@ function keep(snapshot: AnyMachineSnapshot): MachineState {
   return state;
 }
 
+/** A state that was kept as jsonb, which sorts keys, with its regions in the machine's order again (I9). */
+export function inMachineOrder(definition: AnyStateMachine, state: MachineState): MachineState {
+  return { ...state, value: inDocumentOrder(definition.root, state.value) };
+}
+
 /** xstate goes through parallel regions in the order of the value's keys; here it is always that of the machine. */
 function inDocumentOrder(node: AnyStateMachine['root'], value: StateValue): StateValue {
   if (typeof value === 'string') return value;

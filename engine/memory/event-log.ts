@@ -3,6 +3,7 @@
  */
 import { CommitUnknownError, FencedError, SagaxError } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
+import { canonicalJson } from '../core/json.ts';
 import { OUTBOX_EVENTS, type EventLog, type SagaSnapshot, type ShardBatch } from '../ports.ts';
 import { parseEvent, type MemoryDatabase, type ShardRow, type StoredEvent } from './database.ts';
 import type { Host } from './host.ts';
@@ -12,7 +13,7 @@ export function memoryEventLog(db: MemoryDatabase, host: Host): EventLog {
     append: (batch) => {
       // Taken down now: what the caller changes after the call must not reach the log.
       const events = batch.events.map(toStored);
-      const snapshots = batch.snapshots.map((snapshot) => JSON.stringify(snapshot));
+      const snapshots = batch.snapshots.map((snapshot) => canonicalJson(snapshot));
       return host.io({
         point: 'log.append',
         work: () => appendBatch(db, batch, events, snapshots),
@@ -54,7 +55,8 @@ function toStored(logged: LoggedEvent): StoredEvent {
     shardSeq,
     epoch,
     type: event.type,
-    text: JSON.stringify(logged),
+    // As jsonb, it does not keep the order of keys: nothing may hang on it.
+    text: canonicalJson(logged),
   };
 }
 

@@ -10,6 +10,7 @@ import { ReplayDivergence, SagaxError } from '../core/errors.ts';
 import { TERMINAL_EVENTS, type LoggedEvent } from '../core/events.ts';
 import { fold } from '../core/evolve.ts';
 import { canonicalJson, type Json } from '../core/json.ts';
+import { inMachineOrder } from '../core/machine.ts';
 import type { AnyDefinition } from '../core/define.ts';
 import type { SagaState } from '../core/state.ts';
 import type { EventLog, SagaSnapshot } from '../ports.ts';
@@ -129,7 +130,8 @@ export class SagaStore {
     const definition = this.#deps.registry.get(state.definition, state.definitionVersion);
     if (definition === undefined || snapshot.definitionHash !== definition.hash) return null;
     if (state.sagaId !== sagaId || state.streamVersion !== snapshot.streamVersion) return null;
-    const entry = this.#fold(sagaId, definition, events, state, snapshot.streamVersion);
+    const from = restoreState(definition, state);
+    const entry = this.#fold(sagaId, definition, events, from, snapshot.streamVersion);
     return entry instanceof SagaxError ? null : entry;
   }
 
@@ -193,6 +195,15 @@ export function stateHash(state: SagaState): string {
   return createHash('sha256')
     .update(`${STATE_SHAPE}${canonicalJson(state)}`)
     .digest('hex');
+}
+
+/**
+ * A state as it was before it was kept: jsonb sorts keys, and the order of regions is shown to users.
+ * @param state as parsed from a snapshot whose hashes fit
+ */
+export function restoreState({ machine }: AnyDefinition, state: SagaState): SagaState {
+  if (state.machine === null) return state;
+  return { ...state, machine: inMachineOrder(machine, state.machine) };
 }
 
 export function snapshotOf(definition: AnyDefinition, state: SagaState): SagaSnapshot {
