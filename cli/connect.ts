@@ -11,7 +11,8 @@ import { createKafkaBus } from '../engine/kafka/bus.ts';
 import type { KafkaSasl, KafkaTls } from '../engine/kafka/options.ts';
 import type { Bus, Clock } from '../engine/ports.ts';
 import { createPostgresBus, type PostgresBus } from '../engine/postgres/bus.ts';
-import { openPostgres, type PostgresPorts } from '../engine/postgres/index.ts';
+import { openPostgres } from '../engine/postgres/index.ts';
+import { openSpread, type LogPorts } from '../engine/postgres/spread.ts';
 import type { Settings } from './settings.ts';
 import { createTelemetry, type ProcessTelemetry } from './telemetry.ts';
 
@@ -25,8 +26,9 @@ export interface Connections {
   telemetry: ProcessTelemetry;
   /** Names this process in leases. */
   owner: string;
-  postgres: PostgresPorts;
+  postgres: LogPorts;
   bus: Bus;
+  /** The first database of the log: what there is one of lives there. */
   databaseUrl: string;
 }
 
@@ -67,7 +69,8 @@ export async function connect(
   closers: Closers,
   url?: string,
 ): Promise<Connections> {
-  const databaseUrl = url ?? settings.DATABASE_URL;
+  const urls = settings.SAGAX_LOG_DATABASES ?? [];
+  const databaseUrl = urls[0] ?? url ?? settings.DATABASE_URL;
   if (databaseUrl === undefined) {
     throw new SagaxError(
       'CONFIG_INVALID',
@@ -77,16 +80,22 @@ export async function connect(
   }
   const telemetry = createTelemetry(settings.SAGAX_LOG_LEVEL);
   const owner = ownerName(role);
-  const postgres = await openPostgres({
-    url: databaseUrl,
+  const options = {
     applicationName: owner.slice(0, 63),
     max: settings.SAGAX_DATABASE_CONNECTIONS,
-    onIdleError: (error) => {
+    onIdleError: (error: Error) => {
       if (closers.isClosing) return;
       telemetry.log.warn({ err: error }, 'an idle database connection died; it is replaced');
     },
     ...(settings.SAGAX_SHARDS === undefined ? {} : { shards: settings.SAGAX_SHARDS }),
-  });
+  };
+  const onTrouble = (what: string, error: unknown): void => {
+    if (!closers.isClosing) telemetry.log.warn({ err: error ?? undefined }, what);
+  };
+  const postgres =
+    urls.length > 1
+      ? await openSpread({ ...options, urls, onTrouble })
+      : await openPostgres({ ...options, url: databaseUrl });
   closers.add(() => postgres.close());
   const bus = await openBus(settings, databaseUrl, telemetry, postgres.clock, closers);
   closers.add(() => bus.close());

@@ -9,8 +9,11 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ERRORS, SagaxError } from '../engine/core/errors.ts';
 import { migrate, startEmbeddedPostgres } from '../engine/postgres/index.ts';
+import { isAuthRequired } from './access.ts';
 import { Closers, connect } from './connect.ts';
 import { startHealth } from './health.ts';
+import { KEYS_USAGE, runKeys, UsageError } from './keys.ts';
+import { HeapKeeper } from './memory.ts';
 import { loadDefinitions, startApi, startEngine, startWorkers } from './parts.ts';
 import { defaultDataFolder } from './data-folder.ts';
 import { describeSettings, parseSettings, type Settings } from './settings.ts';
@@ -26,7 +29,7 @@ Usage: npm start | npm run <command> | npm run sagax -- <command>
   worker    participants of the example services (SAGAX_SERVICES chooses)
   api       the REST API
   migrate   bring the database's schema up to date, then exit
-
+${KEYS_USAGE}
 Settings, out of the environment:
 ${describeSettings()}
 
@@ -39,7 +42,7 @@ type Run = (settings: Settings, closers: Closers) => Promise<void>;
 
 const COMMANDS: { readonly [name: string]: Run } = {
   start: async (settings, closers) => {
-    let url = settings.DATABASE_URL;
+    let url = settings.SAGAX_LOG_DATABASES?.[0] ?? settings.DATABASE_URL;
     if (url === undefined) {
       const folder = settings.SAGAX_DATA_DIR ?? (await defaultDataFolder());
       say(`starting an embedded Postgres in ${folder} …`);
@@ -51,8 +54,9 @@ const COMMANDS: { readonly [name: string]: Run } = {
     const connections = await connect(settings, 'start', closers, url);
     await startEngine(connections, definitions, closers);
     await startWorkers(connections, settings.SAGAX_SERVICES, closers);
-    const address = await startApi(connections, definitions, closers);
-    process.stdout.write(welcome(address, connections.bus.kind));
+    const address = await startApi(connections, definitions, closers, 'start');
+    const isOpen = !isAuthRequired(settings, 'start');
+    process.stdout.write(welcome(address, connections.bus.kind, isOpen));
   },
   engine: async (settings, closers) => {
     const definitions = await loadDefinitions(settings.SAGAX_DEFINITIONS);
@@ -73,7 +77,9 @@ const COMMANDS: { readonly [name: string]: Run } = {
   api: async (settings, closers) => {
     const definitions = await loadDefinitions(settings.SAGAX_DEFINITIONS);
     const connections = await connect(settings, 'api', closers);
-    const address = await startApi(connections, definitions, closers);
+    const address = await startApi(connections, definitions, closers, 'api');
+    if (!isAuthRequired(settings, 'api'))
+      say('SAGAX_AUTH=off: the API asks nobody for credentials, and serves this machine alone');
     connections.telemetry.log.info({ owner: connections.owner, address }, 'the API listens');
   },
 };
@@ -87,6 +93,7 @@ function exitCodeOf(error: unknown): number {
   switch (ERRORS[error.code].kind) {
     case 'config':
     case 'definition':
+    case 'notFound':
       return EXIT.config;
     case 'retryable':
       return EXIT.unavailable;
@@ -111,6 +118,9 @@ function stopSignal(): Promise<NodeJS.Signals> {
 async function run(name: string, command: Run): Promise<number> {
   const closers = new Closers();
   const stopped = stopSignal();
+  const heap = new HeapKeeper();
+  heap.start();
+  closers.add(() => Promise.resolve(heap.stop()));
   try {
     const settings = parseSettings(process.env);
     const started = command(settings, closers);
@@ -135,6 +145,7 @@ function report(error: unknown): void {
 }
 
 async function main(): Promise<number> {
+  if (process.argv[2] === 'keys') return keys(process.argv.slice(3));
   let parsed;
   try {
     parsed = parseArgs({
@@ -159,11 +170,33 @@ async function main(): Promise<number> {
   return run(name, command);
 }
 
+async function keys(args: readonly string[]): Promise<number> {
+  try {
+    const { out, note } = await runKeys(args, parseSettings(process.env));
+    if (out !== '') process.stdout.write(`${out}\n`);
+    if (note !== '') say(note);
+    return 0;
+  } catch (error) {
+    if (error instanceof UsageError) {
+      say(`${error.message}. See --help.`);
+      return EXIT.usage;
+    }
+    report(error);
+    return exitCodeOf(error);
+  }
+}
+
 async function migrateOnly(): Promise<number> {
   try {
-    const { DATABASE_URL: url } = parseSettings(process.env);
-    if (url === undefined) throw new SagaxError('CONFIG_INVALID', '`migrate` needs DATABASE_URL.');
-    await migrate({ url });
+    const { DATABASE_URL: url, SAGAX_LOG_DATABASES: urls } = parseSettings(process.env);
+    const databases = urls ?? (url === undefined ? [] : [url]);
+    if (databases.length === 0) {
+      throw new SagaxError(
+        'CONFIG_INVALID',
+        '`migrate` needs DATABASE_URL, or SAGAX_LOG_DATABASES for a log over several.',
+      );
+    }
+    for (const each of databases) await migrate({ url: each });
     say('the schema is up to date');
     return 0;
   } catch (error) {

@@ -12,6 +12,7 @@ import { createEngine, type Engine } from '../engine/runtime/engine.ts';
 import { createSnowflakes } from '../engine/runtime/snowflake.ts';
 import { createWorker, postgresStore } from '../workers/index.ts';
 import { exampleServices } from '../workers/services/index.ts';
+import { accessOf, type ApiCommand } from './access.ts';
 import type { Closers, Connections } from './connect.ts';
 
 /** How often partitions are made ahead and old ones dropped. */
@@ -56,6 +57,7 @@ export async function startEngine(
     shardLeases: postgres.shardLeases,
     bus,
     clock: postgres.clock,
+    clockOf: (shard) => postgres.clockOf(shard),
     topology: {
       topicPrefix: settings.SAGAX_TOPIC_PREFIX,
       commandPartitions: settings.SAGAX_COMMAND_PARTITIONS,
@@ -148,13 +150,15 @@ export async function startWorkers(
   return services.map(({ service }) => service);
 }
 
-/** @returns the URL that it listens on. @throws SagaxError PORT_TAKEN */
+/** @returns the URL that it listens on. @throws SagaxError PORT_TAKEN, CONFIG_INVALID */
 export async function startApi(
   connections: Connections,
   definitions: readonly AnyDefinition[],
   closers: Closers,
+  command: ApiCommand,
 ): Promise<string> {
   const { settings, postgres, bus, telemetry, owner } = connections;
+  const access = await accessOf(connections, command);
   const ids = await createSnowflakes(
     postgres.nodeIds,
     postgres.clock,
@@ -164,6 +168,7 @@ export async function startApi(
   closers.add(() => ids.close());
   const api = createApi(
     {
+      access,
       bus,
       reader: postgres.reader,
       startKeys: postgres.startKeys,
@@ -180,7 +185,14 @@ export async function startApi(
       },
       metrics: telemetry.registry,
     },
-    { processMetrics: true },
+    {
+      logger: telemetry.log,
+      processMetrics: true,
+      rateLimitPerS: settings.SAGAX_RATE_LIMIT_PER_S,
+      authFailuresPerMin: settings.SAGAX_AUTH_FAILURES_PER_MIN,
+      maxConnections: settings.SAGAX_MAX_CONNECTIONS,
+      trustProxy: settings.SAGAX_TRUST_PROXY ?? [],
+    },
   );
   // The inbox must be there before the first start is accepted, whoever comes up first.
   await bus.ensureTopics([

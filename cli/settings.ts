@@ -7,6 +7,7 @@
 import { z } from 'zod';
 import { SagaxError } from '../engine/core/errors.ts';
 import { namespaceSchema } from '../engine/core/wire.ts';
+import { ACCESS_SETTINGS, accessProblems } from './settings-access.ts';
 
 interface Setting {
   schema: z.ZodType;
@@ -35,6 +36,19 @@ export const SETTINGS = {
       .optional(),
     what: 'Postgres for the event log; without it `start` runs an embedded one',
     example: 'postgres://sagax:secret@db.internal:5432/sagax',
+    secret: true,
+  },
+  SAGAX_LOG_DATABASES: {
+    schema: list
+      .pipe(
+        z
+          .array(z.string().regex(/^postgres(ql)?:\/\/.+/, 'URLs that begin with postgres://'))
+          .max(64),
+      )
+      .optional(),
+    what: 'Postgres databases that the event log is spread over by shard, comma-separated; number and order are fixed when they are first set up; the first is also DATABASE_URL',
+    example:
+      'postgres://sagax:secret@db-1.internal/sagax,postgres://sagax:secret@db-2.internal/sagax',
     secret: true,
   },
   KAFKA_BROKERS: {
@@ -109,6 +123,7 @@ export const SETTINGS = {
     what: 'TCP port of the API; 0 for a free one',
     example: '8080',
   },
+  ...ACCESS_SETTINGS,
   SAGAX_HEALTH_PORT: {
     schema: whole(0, 65_535).optional(),
     what: 'TCP port for /healthz, /readyz and /metrics of `engine` and `worker`; default: none',
@@ -212,6 +227,12 @@ export function parseSettings(env: { readonly [name: string]: string | undefined
 
 function combinations(settings: Settings): string[] {
   const problems: string[] = [];
+  const { DATABASE_URL: database, SAGAX_LOG_DATABASES: log } = settings;
+  if (log !== undefined && database !== undefined && log[0] !== database) {
+    problems.push(
+      'DATABASE_URL and SAGAX_LOG_DATABASES disagree: the first of the list is what DATABASE_URL names. Leave DATABASE_URL out.',
+    );
+  }
   const {
     KAFKA_SASL_MECHANISM: mechanism,
     KAFKA_SASL_USERNAME: user,
@@ -231,6 +252,7 @@ function combinations(settings: Settings): string[] {
   ) {
     problems.push('KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE go together: set both or none.');
   }
+  problems.push(...accessProblems(settings));
   return problems;
 }
 

@@ -21,15 +21,38 @@ export interface SagaQuery {
   limit: number;
 }
 
+/** A part of the log that did not answer: one of the databases that it is spread over. */
+export interface MissingPart {
+  /** 1-based, in the order of SAGAX_LOG_DATABASES. */
+  part: number;
+  parts: number;
+  /** Shards that live there. */
+  shards: readonly number[];
+  /** Whether it is where this saga lives, if there is one. */
+  holds(sagaId: string): boolean;
+  error: Error;
+}
+
+export interface PartOptions {
+  /**
+   * Told of each part that did not answer in time; the result lacks its rows. Without it a missing part rejects
+   * the call, and with it only the lack of all parts does.
+   */
+  onMissing?: (missing: MissingPart) => void;
+}
+
 export interface SagaReader {
   get(namespace: string, sagaId: string): Promise<SagaSummary | null>;
   /** Summaries of those that exist; one query whatever the number (long polls share it). */
-  getMany(keys: readonly { namespace: string; sagaId: string }[]): Promise<SagaSummary[]>;
+  getMany(
+    keys: readonly { namespace: string; sagaId: string }[],
+    options?: PartOptions,
+  ): Promise<SagaSummary[]>;
   /** Newest first, at most `limit`. */
-  list(query: SagaQuery): Promise<SagaSummary[]>;
+  list(query: SagaQuery, options?: PartOptions): Promise<SagaSummary[]>;
   /** Events with a stream version above `afterVersion`, in order, at most `limit`. */
   history(sagaId: string, afterVersion: number, limit: number): Promise<LoggedEvent[]>;
-  shards(): Promise<
+  shards(options?: PartOptions): Promise<
     {
       shard: number;
       epoch: number;
@@ -41,7 +64,7 @@ export interface SagaReader {
     }[]
   >;
   /** @throws SagaxError DATABASE_UNAVAILABLE */
-  ping(): Promise<void>;
+  ping(options?: PartOptions): Promise<void>;
 }
 
 /** Keys that name a start: the first to come wins, a repeat gets the same saga. */
@@ -70,11 +93,11 @@ export interface StoredDeadLetter extends DeadLetter {
 }
 
 export interface DeadLetters {
-  list(options: {
-    beforeId?: string;
-    limit: number;
-    includeRedriven?: boolean;
-  }): Promise<StoredDeadLetter[]>;
+  /** Newest first: ids are in order of the time at which letters were parked. */
+  list(
+    query: { beforeId?: string; limit: number; includeRedriven?: boolean },
+    options?: PartOptions,
+  ): Promise<StoredDeadLetter[]>;
   get(id: string): Promise<StoredDeadLetter | null>;
   /** @returns false when it had been redriven before. */
   markRedriven(id: string): Promise<boolean>;

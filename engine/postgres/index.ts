@@ -6,12 +6,15 @@
  */
 import type pg from 'pg';
 import { SagaxError } from '../core/errors.ts';
-import type { EventLog, NodeIdLeases, ShardLeases } from '../ports.ts';
+import type { Clock, EventLog, NodeIdLeases, ShardLeases } from '../ports.ts';
+import type { ApiKeys, AuditLog } from '../ports-access.ts';
 import type { DeadLetters, SagaReader, StartKeys } from '../ports-read.ts';
+import { postgresApiKeys, postgresAuditLog } from './access.ts';
 import { openClock, type DatabaseClock } from './clock.ts';
 import { postgresDeadLetters } from './dead-letters.ts';
 import { postgresEventLog } from './event-log.ts';
 import { postgresReader } from './inspect.ts';
+import { ensureMembership, WHOLE_LOG, type JoinOptions, type Place } from './membership.ts';
 import { checkSchema, migrate } from './migrate.ts';
 import { postgresNodeIds } from './node-ids.ts';
 import {
@@ -29,11 +32,15 @@ export interface PostgresOptions extends PoolOptions {
   shards?: number;
   /** Bring the schema up to date first. Default true; with false a missing migration is an error. */
   migrate?: boolean;
+  /** Where the database stands in a log that is spread over several. Default: it is the whole log. */
+  place?: Place & JoinOptions;
 }
 
 export interface MaintenanceOptions {
   /** Drops weeks of ended sagas that are older than this. Default: nothing is dropped. */
   retentionMs?: number;
+  /** Leaves the start keys of dropped weeks: sagas of other databases may have them. */
+  keepStartKeys?: boolean;
 }
 
 export interface MaintenanceReport extends PartitionReport {
@@ -48,12 +55,18 @@ export interface PostgresPorts {
   pool: pg.Pool;
   db: Database;
   clock: DatabaseClock;
+  /** The clock of the database that the shard lives in: the one its timers and leases go by. */
+  clockOf(shard: number): Clock;
+  /** The log's own id. */
+  logId: string;
   eventLog: EventLog;
   shardLeases: ShardLeases;
   nodeIds: NodeIdLeases;
   reader: SagaReader;
   startKeys: StartKeys;
   deadLetters: DeadLetters;
+  apiKeys: ApiKeys;
+  auditLog: AuditLog;
   /** Makes partitions ahead and drops old ones. Call it every hour or so, from any number of nodes. */
   maintain(options?: MaintenanceOptions): Promise<MaintenanceReport>;
   /** Ends the clock and all connections; statements under way are waited for. */
@@ -70,22 +83,29 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresPo
   try {
     if (options.migrate === false) await checkSchema(pool);
     await checkDurable(db);
-    const shardCount = await ensureShards(db, options.shards);
+    const place = options.place ?? { ...WHOLE_LOG, logId: null, mayBeNew: true };
+    const { logId } = await ensureMembership(db, { index: place.index, count: place.count }, place);
+    const shardCount = await ensureShards(db, options.shards, place);
     const clock = await openClock(db);
     return {
       pool,
       db,
       clock,
+      clockOf: () => clock,
+      logId,
       eventLog: postgresEventLog(db),
       shardLeases: postgresShardLeases(db, shardCount),
       nodeIds: postgresNodeIds(db),
       reader: postgresReader(db),
       startKeys: postgresStartKeys(db),
       deadLetters: postgresDeadLetters(db),
-      maintain: async ({ retentionMs } = {}) => {
+      apiKeys: postgresApiKeys(db),
+      auditLog: postgresAuditLog(db),
+      maintain: async ({ retentionMs, keepStartKeys = false } = {}) => {
         const made = await ensurePartitions(pool);
         if (retentionMs === undefined) return { ...made, dropped: [], refused: [] };
-        return { ...made, ...(await dropOldPartitions(pool, clock.now() - retentionMs)) };
+        const before_ms = clock.now() - retentionMs;
+        return { ...made, ...(await dropOldPartitions(pool, before_ms, { keepStartKeys })) };
       },
       close: async () => {
         clock.close();

@@ -53,6 +53,10 @@ function partitionName(table: TableName, week_ms: number): string {
   return `${table}_${new Date(week_ms).toISOString().slice(0, 10).replaceAll('-', '')}`;
 }
 
+function weekOfName(name: string): number {
+  return Date.parse(name.replace(/^sagas_(\d{4})(\d{2})(\d{2})$/, '$1-$2-$3T00:00:00Z'));
+}
+
 /**
  * Makes the partitions of this week and the next two, and of weeks whose rows the default partition holds.
  * Idempotent. If the process dies, some are made; the next pass makes the rest.
@@ -169,7 +173,7 @@ export async function listOldPartitions(pool: pg.Pool, beforeMs: number): Promis
   );
   const old: OldPartition[] = [];
   for (const { name } of rows) {
-    const week_ms = Date.parse(name.replace(/^sagas_(\d{4})(\d{2})(\d{2})$/, '$1-$2-$3T00:00:00Z'));
+    const week_ms = weekOfName(name);
     if (week_ms + WEEK_MS > beforeMs) continue;
     old.push({ weekMs: week_ms, ...(await whatKeeps(pool, week_ms)) });
   }
@@ -209,21 +213,23 @@ async function whatKeeps(
 /**
  * Drops the weeks that ended before `beforeMs` and that nothing keeps, with their start keys. What is
  * dropped is gone. A week that holds a live saga is left whole, with the reason in the answer.
+ * @param options.keepStartKeys for a log over several databases: see `dropStartKeys`
  */
 export async function dropOldPartitions(
   pool: pg.Pool,
   beforeMs: number,
+  options: { keepStartKeys: boolean } = { keepStartKeys: false },
 ): Promise<{ dropped: number[]; refused: OldPartition[] }> {
   const dropped: number[] = [];
   const refused: OldPartition[] = [];
   try {
     for (const old of await listOldPartitions(pool, beforeMs)) {
-      const kept = await inTransaction(pool, (client) => dropWeek(client, old.weekMs)).catch(
-        (error: unknown) => {
-          if (sqlState(error) === '55P03' || sqlState(error) === '40P01') return LOCKED;
-          throw error;
-        },
-      );
+      const drop = (client: pg.PoolClient): Promise<string | null> =>
+        dropWeek(client, old.weekMs, options.keepStartKeys);
+      const kept = await inTransaction(pool, drop).catch((error: unknown) => {
+        if (sqlState(error) === '55P03' || sqlState(error) === '40P01') return LOCKED;
+        throw error;
+      });
       if (kept === null) dropped.push(old.weekMs);
       else refused.push({ ...old, refusal: kept });
     }
@@ -233,7 +239,11 @@ export async function dropOldPartitions(
   return { dropped, refused };
 }
 
-async function dropWeek(client: pg.PoolClient, week_ms: number): Promise<string | null> {
+async function dropWeek(
+  client: pg.PoolClient,
+  week_ms: number,
+  keepStartKeys: boolean,
+): Promise<string | null> {
   const { from, to } = bounds(week_ms);
   const names = TABLE_NAMES.map((table) => [table, partitionName(table, week_ms)] as const);
   const there: (readonly [TableName, string])[] = [];
@@ -253,11 +263,54 @@ async function dropWeek(client: pg.PoolClient, week_ms: number): Promise<string 
     await client.query(`ALTER TABLE sagax.${table} DETACH PARTITION sagax.${name}`);
     await client.query(`DROP TABLE sagax.${name}`);
   }
-  await client.query('DELETE FROM sagax.start_keys WHERE saga_id >= $1 AND saga_id < $2', [
-    from,
-    to,
-  ]);
+  if (!keepStartKeys) {
+    await client.query('DELETE FROM sagax.start_keys WHERE saga_id >= $1 AND saga_id < $2', [
+      from,
+      to,
+    ]);
+  }
   return null;
+}
+
+/** Starts of the weeks that ended before `beforeMs` and still have a partition or a row, ms. */
+export async function oldWeeks(pool: pg.Pool, beforeMs: number): Promise<number[]> {
+  try {
+    const { rows } = await pool.query<{ name: string | null; low: string | null }>(
+      `SELECT c.relname::text AS name, NULL::bigint AS low FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'sagax.sagas'::regclass AND c.relname ~ '^sagas_[0-9]{8}$'
+       UNION ALL SELECT NULL, saga_id FROM sagax.sagas_default WHERE saga_id < $1`,
+      [bounds(weekOf(beforeMs)).from],
+    );
+    const weeks = rows.map(({ name, low }) =>
+      name === null ? weekOf(parseSnowflake(low ?? '0').ms) : weekOfName(name),
+    );
+    return [...new Set(weeks)].filter((week_ms) => week_ms + WEEK_MS <= beforeMs);
+  } catch (error) {
+    throw mapError(error, 'repeatable');
+  }
+}
+
+/**
+ * Deletes the start keys of weeks that ended before `beforeMs`, but for those in `kept`. With several databases the
+ * keys are in the first, and a week's keys may go only when the week is gone from all: a start that is repeated
+ * while its saga lives in another database must find it (I4). Idempotent.
+ */
+export async function dropStartKeys(
+  pool: pg.Pool,
+  beforeMs: number,
+  kept: readonly number[],
+): Promise<void> {
+  const ranges = kept.map(bounds);
+  try {
+    await pool.query(
+      `DELETE FROM sagax.start_keys k WHERE k.saga_id < $1 AND NOT EXISTS (
+         SELECT FROM unnest($2::bigint[], $3::bigint[]) AS kept (low, high)
+         WHERE k.saga_id >= kept.low AND k.saga_id < kept.high)`,
+      [bounds(weekOf(beforeMs)).from, ranges.map(({ from }) => from), ranges.map(({ to }) => to)],
+    );
+  } catch (error) {
+    throw mapError(error, 'repeatable');
+  }
 }
 
 async function inTransaction<T>(

@@ -7,6 +7,7 @@
  */
 import { SagaxError } from '../core/errors.ts';
 import type { ShardLeases } from '../ports.ts';
+import { WHOLE_LOG, type Place } from './membership.ts';
 import type { Database } from './pool.ts';
 
 /** Enough to spread over a dozen nodes; a partition with nothing to do costs next to nothing. */
@@ -17,9 +18,15 @@ const MAX_SHARD_COUNT = 4_096;
  * Makes the shards when the database has none, and checks their number when it has.
  * Safe to call from many processes at once. If the process dies, call it again.
  * @param wanted undefined: whatever the database has, DEFAULT_SHARD_COUNT for a new one
+ * @param place which of the shards live in this database
+ * @returns the number of shards of the whole log
  * @throws SagaxError TOPOLOGY_MISMATCH, CONFIG_INVALID
  */
-export async function ensureShards(db: Database, wanted?: number): Promise<number> {
+export async function ensureShards(
+  db: Database,
+  wanted?: number,
+  place: Place = WHOLE_LOG,
+): Promise<number> {
   if (
     wanted !== undefined &&
     !(Number.isInteger(wanted) && wanted >= 1 && wanted <= MAX_SHARD_COUNT)
@@ -45,8 +52,9 @@ export async function ensureShards(db: Database, wanted?: number): Promise<numbe
     );
   }
   await db.read({
-    text: 'INSERT INTO sagax.shards (shard) SELECT generate_series(0, $1::int - 1) ON CONFLICT (shard) DO NOTHING',
-    values: [count],
+    text: `INSERT INTO sagax.shards (shard) SELECT generate_series($2::int, $1::int - 1, $3::int)
+      ON CONFLICT (shard) DO NOTHING`,
+    values: [count, place.index, place.count],
   });
   await db.read({
     text: `INSERT INTO sagax.shard_positions (shard) SELECT shard FROM sagax.shards ON CONFLICT (shard) DO NOTHING`,

@@ -21,6 +21,8 @@ export interface EngineOptions {
   shardLeases: ShardLeases;
   bus: Bus;
   clock: Clock;
+  /** The clock that a shard's timers go by, for a log over several databases. Default `clock`. */
+  clockOf?: (shard: number) => Clock;
   topology: Topology;
   /** Names this process in leases, e.g. host and pid and a random part. */
   owner: string;
@@ -35,7 +37,10 @@ export interface EngineOptions {
 
 export interface Engine {
   readonly registry: Registry;
-  /** Creates missing topics, joins the group; resolves when the first assignment is open. */
+  /**
+   * Creates missing topics, joins the group; resolves when the first assignment is open. A shard whose database
+   * is away is not waited for: it opens when the database answers.
+   */
   start(): Promise<void>;
   /** Ends running batches, gives all shards back, leaves the group. */
   drain(): Promise<void>;
@@ -69,6 +74,8 @@ class EngineNode implements Engine {
   readonly #turns = new Map<number, Promise<void>>();
   /** Lost shards that are tried again until they are ours or the bus takes them away. */
   readonly #recovering = new Set<number>();
+  /** Resolves when a shard could not be taken since its database is away. */
+  readonly #databaseAway = Promise.withResolvers<void>();
   /** No shard is opened any more. */
   readonly #draining = new AbortController();
   /** Leases are not renewed any more. */
@@ -102,7 +109,7 @@ class EngineNode implements Engine {
       onRevoked: (_, partition) => this.#giveBack(partition),
       onBatch: (batch) => this.#handle(batch),
     });
-    await this.#subscription.ready();
+    await Promise.race([this.#subscription.ready(), this.#databaseAway.promise]);
   }
 
   async drain(): Promise<void> {
@@ -138,6 +145,9 @@ class EngineNode implements Engine {
           return shard.nextOffset;
         }
       } catch (error) {
+        if (error instanceof SagaxError && error.code === 'DATABASE_UNAVAILABLE') {
+          this.#databaseAway.resolve();
+        }
         this.#telemetry.log.error(
           { shard: number, err: error },
           'a shard could not be taken; it is tried again',
@@ -191,7 +201,7 @@ class EngineNode implements Engine {
 
   /** @returns null when another's lease is live, or the shard was taken away meanwhile */
   async #open(number: number, steal: boolean): Promise<Shard | null> {
-    const { shardLeases, owner, cacheCapacity } = this.#options;
+    const { shardLeases, owner, cacheCapacity, clock, clockOf } = this.#options;
     const before = this.#shards.get(number);
     this.#shards.delete(number);
     await before?.close();
@@ -200,6 +210,7 @@ class EngineNode implements Engine {
     const shard = new Shard(
       {
         ...this.#options,
+        clock: clockOf?.(number) ?? clock,
         registry: this.registry,
         telemetry: this.#telemetry,
         shardCount: shardLeases.shardCount,
