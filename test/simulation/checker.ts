@@ -6,7 +6,8 @@
  */
 import { checkI1, checkI11, checkI13, checkI2, checkI5 } from './checks/log.ts';
 import { checkI10, checkI3, checkI4 } from './checks/messages.ts';
-import { checkDefects, checkI12, checkI9 } from './checks/outcomes.ts';
+import { checkDefects, checkI12 } from './checks/outcomes.ts';
+import { checkI9 } from './checks/replay.ts';
 import { checkI6, checkI7, checkI8 } from './checks/steps.ts';
 import type { Evidence, Invariant, Violation } from './evidence.ts';
 

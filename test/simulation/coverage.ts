@@ -6,7 +6,7 @@
 import type { AnyStateNode } from 'xstate';
 import type { SagaEvent } from '../../engine/core/events.ts';
 import type { Violation } from './evidence.ts';
-import { ALL_DEFINITIONS } from './plan.ts';
+import { WRITTEN } from './plan.ts';
 import type { SimulationResult } from './simulate.ts';
 
 export interface SeedReport {
@@ -17,8 +17,6 @@ export interface SeedReport {
   events: number;
   virtualMs: number;
   tally: [string, number][];
-  /** One line per saga, for a replayed seed. */
-  streams: string[];
 }
 
 /** Every kind of event there is; the compiler sees to it that none is missing. */
@@ -88,11 +86,15 @@ export class Coverage {
       count(`end ${status}`);
       count(`end of ${definition}: ${status}`);
     }
-    const streams = [...evidence.streams].map(
+    return { seed, violations, traceHash, sagas, events, virtualMs, tally: [...tally] };
+  }
+
+  /** One line per saga, for a replayed seed. */
+  static streams({ evidence }: SimulationResult): string[] {
+    return [...evidence.streams].map(
       ([sagaId, stream]) =>
         `saga ${sagaId}: ${stream.map(({ streamVersion, event }) => `${streamVersion} ${describe(event)}`).join(', ')}`,
     );
-    return { seed, violations, traceHash, sagas, events, virtualMs, tally: [...tally], streams };
   }
 
   add(report: SeedReport): void {
@@ -119,7 +121,7 @@ export class Coverage {
   /** States in which no saga has ever rested. */
   unseenStates(): string[] {
     const seen = new Set(this.counts('state ').map(([state]) => state));
-    return ALL_DEFINITIONS.flatMap(({ name, machine }) =>
+    return WRITTEN.flatMap(({ name, machine }) =>
       restingStates(machine.root).map((path) => `${name} ${path}`),
     ).filter((state) => !seen.has(state));
   }
@@ -143,7 +145,7 @@ export class Coverage {
         'sagas ended as',
         this.counts('end ').filter(([what]) => !what.startsWith('of ')),
       ),
-      ...ALL_DEFINITIONS.map(({ name }) => line(`  ${name}`, this.counts(`end of ${name}: `))),
+      ...WRITTEN.map(({ name }) => line(`  ${name}`, this.counts(`end of ${name}: `))),
       line('acts', this.counts('act ')),
       ...fates.map((fate) => line(`  ${fate}`, this.counts(`${fate} `))),
       line('processes', [...this.counts('restarts of '), ...this.counts('drains of ')]),

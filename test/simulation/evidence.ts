@@ -7,6 +7,7 @@ import type { LoggedEvent, SagaEvent } from '../../engine/core/events.ts';
 import type { DeadLetter, ReceivedMessage, SagaSnapshot, SagaSummary } from '../../engine/ports.ts';
 import type { ShardRow } from '../../engine/memory/database.ts';
 import type { LedgerEntry } from './participants.ts';
+import type { LiveState } from './witness.ts';
 
 export const INVARIANTS = [
   'I1',
@@ -64,6 +65,8 @@ export interface Evidence {
   shards: readonly ShardRow[];
   deadLetters: readonly DeadLetter[];
   summaries: ReadonlyMap<string, SagaSummary>;
+  /** By saga: states that engines held, in the order in which they were committed or read back. */
+  live: ReadonlyMap<string, readonly LiveState[]>;
   accepted: readonly AcceptedInput[];
   /** Start key → the sagas that requests with it were answered with. */
   keyed: ReadonlyMap<string, ReadonlySet<string>>;

@@ -14,6 +14,7 @@ import * as transferC from '../../definitions/transfer/contracts.ts';
 import * as tripC from '../../definitions/trip/contracts.ts';
 import { effect, transactional, type EffectContext, type Handler } from '../../workers/handlers.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
+import { SAGA_CONTRACTS } from '../support/random-saga.ts';
 import * as own from './sagas.ts';
 
 /** How participants behave; chances are per run of a handler, 0..1. */
@@ -160,6 +161,15 @@ export const SERVED: readonly Served[] = [
   served(own.hangUp, 'effect', nothing),
   served(own.decideIt, 'transactional', (id) => ({ ref: id }), ['No', { why: 'drawn' }]),
   served(own.tell, 'transactional', (id) => ({ ref: id })),
+  // Those of generated sagas: one of their services works in its own database, the other elsewhere.
+  ...SAGA_CONTRACTS.map((contract) =>
+    served(
+      contract,
+      contract.service === 'near' ? 'transactional' : 'effect',
+      (id) => ({ ref: id }),
+      Object.keys(contract.rejections).length > 0 ? ['No', { why: 'drawn' }] : undefined,
+    ),
+  ),
 ];
 
 /** How long an effect's claim lasts: short, so that take-overs happen. */

@@ -9,15 +9,16 @@ import { CALM, type FaultPlan, type Random } from '../../engine/memory/index.ts'
 import { order } from '../../definitions/order/saga.ts';
 import { transfer } from '../../definitions/transfer/saga.ts';
 import { trip } from '../../definitions/trip/saga.ts';
+import { generateDefinition } from './generated.ts';
 import type { Behaviour } from './participants.ts';
 import { simulationSagas } from './sagas.ts';
 
-export const ALL_DEFINITIONS: readonly AnyDefinition[] = [
-  order,
-  trip,
-  transfer,
-  ...simulationSagas,
-];
+/** Those that somebody wrote. */
+export const WRITTEN: readonly AnyDefinition[] = [order, trip, transfer, ...simulationSagas];
+
+/** `written`: the examples and the sagas of the simulation. `generated`: machines made by the seed. */
+export const DRAWN = ['all', 'written', 'generated'] as const;
+export type Drawn = (typeof DRAWN)[number];
 
 export interface Plan {
   shards: number;
@@ -49,7 +50,7 @@ function sometimes(random: Random, share: number, value: number): number {
   return random.chance(share) ? value : 0;
 }
 
-export function drawPlan(random: Random): Plan {
+export function drawPlan(random: Random, drawn: Drawn): Plan {
   const stormy = random.chance(0.6);
   const scale = stormy ? 1 : 0.25;
   return {
@@ -58,7 +59,7 @@ export function drawPlan(random: Random): Plan {
     workerProcesses: random.int(1, 2),
     clients: random.int(1, 2),
     commandPartitions: random.int(1, 2),
-    definitions: random.shuffle(ALL_DEFINITIONS).slice(0, random.int(1, 3)),
+    definitions: drawDefinitions(random, drawn),
     sagas: random.int(2, 6),
     chaosMs: random.int(8_000, 25_000),
     faults: drawFaults(random, scale),
@@ -81,6 +82,19 @@ export function drawPlan(random: Random): Plan {
     strayChance: sometimes(random, 0.4, 0.1),
     poisonChance: sometimes(random, 0.4, 0.2),
   };
+}
+
+function drawDefinitions(random: Random, drawn: Drawn): AnyDefinition[] {
+  const generate = (count: number): AnyDefinition[] =>
+    Array.from({ length: count }, (_, n) => generateDefinition(n + 1, random.uint32()));
+  switch (drawn) {
+    case 'written':
+      return random.shuffle(WRITTEN).slice(0, random.int(1, 3));
+    case 'generated':
+      return generate(random.int(1, 3));
+    case 'all':
+      return [...random.shuffle(WRITTEN).slice(0, random.int(1, 2)), ...generate(random.int(0, 2))];
+  }
 }
 
 function drawFaults(random: Random, scale: number): FaultPlan {

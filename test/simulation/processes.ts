@@ -5,6 +5,7 @@
 import { createEngine, type Engine } from '../../engine/runtime/engine.ts';
 import { createSnowflakes, type Snowflakes } from '../../engine/runtime/snowflake.ts';
 import { silentTelemetry, type Telemetry } from '../../engine/runtime/telemetry.ts';
+import type { decide } from '../../engine/core/decide.ts';
 import { SagaxError } from '../../engine/core/errors.ts';
 import {
   memoryPorts,
@@ -35,6 +36,8 @@ export interface Setting {
   participants: ParticipantWorld;
   participantDatabases: Map<string, ParticipantDatabase>;
   breakage: Breakage;
+  /** The engines' `decide`: watched, and broken where the breakage says so. */
+  decide: typeof decide;
   /** Takes an error that the runtime reported as its own. */
   defect: (what: string) => void;
 }
@@ -117,7 +120,7 @@ export class EngineRole extends Role {
       owner: this.node.name,
       telemetry: telemetryTo(this.setting.defect),
       leaseTtlMs: plan.leaseTtlMs,
-      ...(breakage.decide === undefined ? {} : { decide: breakage.decide }),
+      decide: this.setting.decide,
     });
     void this.#start();
   }

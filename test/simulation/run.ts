@@ -10,54 +10,66 @@ import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { BREAKS } from './breaks.ts';
 import { Coverage, type SeedReport } from './coverage.ts';
-import { simulate } from './simulate.ts';
+import { outlineOf, isGenerated } from './generated.ts';
+import { DRAWN, type Drawn } from './plan.ts';
+import { simulate, type SimulationResult } from './simulate.ts';
 
 interface Share {
   from: number;
   step: number;
   count: number;
+  how: How;
+}
+
+/** What is run with each seed. */
+interface How {
   breakName: string | null;
+  drawn: Drawn;
 }
 
 /** Reports sent home at once, so that threads spend their time on seeds. */
 const REPORTS_PER_MESSAGE = 10;
 const VIOLATIONS_SHOWN = 5;
 const FAILURES_SHOWN = 20;
-const USAGE = `Usage: npm run sim -- [--seeds N] [--from N] [--jobs N] [--break NAME]
-       npm run sim -- --seed N [--break NAME]    one seed, with its trace`;
+const USAGE = `Usage: npm run sim -- [--seeds N] [--from N] [--jobs N] [--only written|generated] [--break NAME]
+       npm run sim -- --seed N [--only …] [--break NAME]    one seed, with its trace`;
 
-async function runShare({ from, step, count, breakName }: Share): Promise<void> {
+async function runShare({ from, step, count, how }: Share): Promise<void> {
   let reports: SeedReport[] = [];
   const send = (): void => {
     parentPort?.postMessage(reports);
     reports = [];
   };
   for (let index = 0; index < count; index++) {
-    reports.push(await runSeed(from + index * step, breakName));
+    reports.push(Coverage.report(await runSeed(from + index * step, how)));
     if (reports.length >= REPORTS_PER_MESSAGE) send();
   }
   send();
 }
 
-async function runSeed(
+function runSeed(
   seed: number,
-  breakName: string | null,
+  { breakName, drawn }: How,
   trace?: (line: string) => void,
-): Promise<SeedReport> {
+): Promise<SimulationResult> {
   const { breakage } = BREAKS.find(({ name }) => name === breakName) ?? {};
-  const result = await simulate(seed, {
+  return simulate(seed, {
+    drawn,
     ...(breakage === undefined ? {} : { breakage }),
     ...(trace === undefined ? {} : { trace }),
   });
-  return Coverage.report(result);
 }
 
-async function replay(seed: number, breakName: string | null): Promise<number> {
-  const report = await runSeed(seed, breakName, (line) => console.log(line));
+async function replay(seed: number, how: How): Promise<number> {
+  const result = await runSeed(seed, how, (line) => console.log(line));
+  const report = Coverage.report(result);
   console.log(
     `\nseed ${seed}: ${report.sagas} sagas, ${report.events} events, trace ${report.traceHash}`,
   );
-  for (const line of report.streams) console.log(line);
+  for (const definition of result.plan.definitions) {
+    if (isGenerated(definition.name)) console.log(outlineOf(definition).join('\n'));
+  }
+  for (const line of Coverage.streams(result)) console.log(line);
   printViolations(report);
   return report.violations.length === 0 ? 0 : 1;
 }
@@ -76,9 +88,9 @@ async function runMany(options: {
   seeds: number;
   from: number;
   jobs: number;
-  breakName: string | null;
+  how: How;
 }): Promise<number> {
-  const { seeds, from, jobs, breakName } = options;
+  const { seeds, from, jobs, how } = options;
   const coverage = new Coverage();
   const startedAt = performance.now();
   let failures = 0;
@@ -87,8 +99,7 @@ async function runMany(options: {
     coverage.add(report);
     if (report.violations.length > 0 && ++failures <= FAILURES_SHOWN) {
       printViolations(report);
-      const suffix = breakName === null ? '' : ` --break ${breakName}`;
-      console.log(`  replay: npm run sim -- --seed ${report.seed}${suffix}`);
+      console.log(`  replay: npm run sim -- --seed ${report.seed}${argumentsOf(how)}`);
     }
     const now = performance.now();
     if (now - shownAt < 5_000) return;
@@ -98,7 +109,7 @@ async function runMany(options: {
   await Promise.all(
     Array.from({ length: Math.min(jobs, seeds) }, (_, job) => {
       const count = Math.ceil((seeds - job) / jobs);
-      return inThread({ from: from + job, step: jobs, count, breakName }, take);
+      return inThread({ from: from + job, step: jobs, count, how }, take);
     }),
   );
   const seconds = (performance.now() - startedAt) / 1000;
@@ -107,6 +118,10 @@ async function runMany(options: {
     `${coverage.seeds} seeds from ${from} in ${seconds.toFixed(1)} s (${(coverage.seeds / seconds).toFixed(0)}/s, ${jobs} jobs): ${failures} failed`,
   );
   return failures === 0 ? 0 : 1;
+}
+
+function argumentsOf({ breakName, drawn }: How): string {
+  return `${drawn === 'all' ? '' : ` --only ${drawn}`}${breakName === null ? '' : ` --break ${breakName}`}`;
 }
 
 function inThread(share: Share, take: (report: SeedReport) => void): Promise<void> {
@@ -137,6 +152,7 @@ async function main(): Promise<number> {
       from: { type: 'string' },
       jobs: { type: 'string' },
       break: { type: 'string' },
+      only: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   });
@@ -150,12 +166,17 @@ async function main(): Promise<number> {
       `There is no break "${breakName}"; there are: ${BREAKS.map(({ name }) => name).join(', ')}.`,
     );
   }
-  if (values.seed !== undefined) return replay(whole(values.seed, 'seed', 1), breakName);
+  const drawn = DRAWN.find((one) => one === (values.only ?? 'all'));
+  if (drawn === undefined) {
+    throw new Error(`--only is "${values.only}"; give one of ${DRAWN.join(', ')}.\n${USAGE}`);
+  }
+  const how = { breakName, drawn };
+  if (values.seed !== undefined) return replay(whole(values.seed, 'seed', 1), how);
   return runMany({
     seeds: Math.max(1, whole(values.seeds, 'seeds', 200)),
     from: whole(values.from, 'from', 1),
     jobs: Math.max(1, whole(values.jobs, 'jobs', availableParallelism())),
-    breakName,
+    how,
   });
 }
 

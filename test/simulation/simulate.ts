@@ -4,6 +4,7 @@
  *
  * Guards that a seed gives one run, trace for trace, so that whatever it finds can be found again.
  */
+import { decide } from '../../engine/core/decide.ts';
 import { SagaxError } from '../../engine/core/errors.ts';
 import type { LoggedEvent } from '../../engine/core/events.ts';
 import { topicNames } from '../../engine/core/wire.ts';
@@ -20,12 +21,15 @@ import type { Breakage, Lasting } from './breakage.ts';
 import { check } from './checker.ts';
 import type { Entry, Evidence, Violation } from './evidence.ts';
 import { GOOD_BEHAVIOUR, Outside, type LedgerEntry } from './participants.ts';
-import { drawPlan, type Plan } from './plan.ts';
+import { drawPlan, type Drawn, type Plan } from './plan.ts';
 import { ClientRole, EngineRole, TOPIC_PREFIX, WorkerRole, type Setting } from './processes.ts';
 import { Traffic } from './traffic.ts';
+import { Witness } from './witness.ts';
 
 export interface SimulationOptions {
   breakage?: Breakage;
+  /** Which sagas are drawn. Default: all. */
+  drawn?: Drawn;
   /** How long after the faults stopped everything must have ended, ms of virtual time. Default 90 min. */
   settleLimitMs?: number;
   trace?: (line: string) => void;
@@ -94,6 +98,7 @@ class Run {
   readonly #clients: ClientRole[];
   readonly #entries: Entry[] = [];
   readonly #defects: string[] = [];
+  readonly #witness: Witness;
   /** Sagas that have neither ended nor got stuck. */
   readonly #unfinished = new Set<string>();
   readonly #startedAt: number;
@@ -109,7 +114,8 @@ class Run {
     this.#startedAt = this.world.now;
     this.#settleLimitMs = options.settleLimitMs ?? SETTLE_LIMIT_MS;
     this.#random = this.world.random.fork();
-    this.plan = drawPlan(this.#random);
+    this.plan = drawPlan(this.#random, options.drawn ?? 'all');
+    this.#witness = new Witness((what) => this.world.count(what));
     this.world.faults = this.plan.faults;
     this.#lasting = this.#makeLasting();
     this.#setting = {
@@ -118,6 +124,7 @@ class Run {
       plan: this.plan,
       participantDatabases: new Map<string, ParticipantDatabase>(),
       breakage: options.breakage ?? {},
+      decide: this.#witness.watch(options.breakage?.decide ?? decide),
       defect: (what) => void this.#defects.push(what),
       participants: {
         outside: new Outside(),
@@ -177,6 +184,7 @@ class Run {
     batch: Parameters<NonNullable<MemoryDatabase['observer']['appended']>>[0],
     at: number,
   ): void {
+    this.#witness.committed(batch);
     this.#entries.push({
       kind: 'appended',
       shard: batch.shard,
@@ -307,6 +315,7 @@ class Run {
       shards: db.shards,
       deadLetters: db.deadLetters,
       summaries: db.summaries,
+      live: this.#witness.live,
       accepted: this.#traffic.accepted,
       keyed: this.#traffic.keyed,
       inbox: broker.record(topics.inbox),

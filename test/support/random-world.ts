@@ -8,6 +8,7 @@ import assert from 'node:assert/strict';
 import type { StepClass } from '../../engine/core/events.ts';
 import { stuckReason } from '../../engine/core/state.ts';
 import type { Dice } from './random-chart.ts';
+import { SAGA_SIGNALS } from './random-saga.ts';
 import type { Answer, SagaDriver, SentCommand } from './saga-driver.ts';
 
 /** What the participant's database says of one step. */
@@ -51,7 +52,7 @@ export class RandomWorld {
     if (roll < 40) this.#deliver(dice.chance(0.15) ? this.#delivered : this.#undelivered);
     else if (roll < 75) this.#hear(dice.chance(0.15));
     else if (roll < 87) this.saga.advance(dice.below(dice.chance(0.2) ? 3_000 : 300));
-    else if (roll < 92) this.saga.signal(dice.pick(['go', 'skip', 'resume']), {});
+    else if (roll < 92) this.saga.signal(dice.pick(SAGA_SIGNALS), {});
     else if (roll < 94) this.saga.cancel(`c${dice.below(3)}`);
     else this.#verb();
     this.#publish();

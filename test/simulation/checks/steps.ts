@@ -28,13 +28,25 @@ export function checkI6(evidence: Evidence): Violation[] {
   });
 }
 
+interface Phase {
+  from: number;
+  to: number;
+  /** Ended by CompensationDone; a machine may also leave it on a signal and go forward again. */
+  isDone: boolean;
+}
+
 /** Versions between which the saga compensates as a whole. */
-function phasesOf({ events }: SagaStory): { from: number; to: number }[] {
-  const phases: { from: number; to: number }[] = [];
+function phasesOf({ events }: SagaStory): Phase[] {
+  const phases: Phase[] = [];
   for (const { event, streamVersion } of events) {
-    if (event.type === 'CompensationStarted') phases.push({ from: streamVersion, to: Infinity });
+    if (event.type === 'CompensationStarted') {
+      phases.push({ from: streamVersion, to: Infinity, isDone: false });
+    }
     const open = phases.at(-1);
-    if (event.type === 'CompensationDone' && open !== undefined) open.to = streamVersion;
+    if (open === undefined || open.to !== Infinity) continue;
+    if (event.type !== 'CompensationDone' && event.type !== 'StepRequested') continue;
+    open.to = streamVersion;
+    open.isDone = event.type === 'CompensationDone';
   }
   return phases;
 }
@@ -63,7 +75,7 @@ function compensatedWrongly(story: SagaStory): string[] {
 /** What is owed must be gone at the end of a compensation, and at the end of the saga. */
 function leftBehind(story: SagaStory): string[] {
   const found: string[] = [];
-  const ends = phasesOf(story).filter(({ to }) => to !== Infinity);
+  const ends = phasesOf(story).filter(({ isDone }) => isDone);
   for (const step of story.steps.filter(owes)) {
     const end = ends.find(({ to }) => step.requested < to);
     if (end !== undefined && !isGone(step, end.to)) {
@@ -116,7 +128,10 @@ function ledgerMisfits(story: SagaStory, { ledger }: Evidence): string[] {
     if (step.compensated === undefined && step.givenUp !== undefined && done > 0) {
       found.push(`${step.id} was given up, took effect, and was never taken back`);
     }
-    const later = story.steps.filter((b) => owes(b) && b.requested > (step.done ?? Infinity));
+    // What was begun after its compensation had been asked for has no order with it.
+    const later = story.steps.filter(
+      (b) => owes(b) && inside(b.requested, step.done ?? Infinity, step.compensationRequested ?? 0),
+    );
     for (const b of later) {
       const [mine, its] = [ledger.get(`${step.id}.c`)?.at, ledger.get(`${b.id}.c`)?.at];
       const together = phasesOf(story).some(
