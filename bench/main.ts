@@ -61,7 +61,7 @@ async function runLoads(
 ): Promise<void> {
   const stack = await startStack(system, options);
   try {
-    await warmUp(stack);
+    await warmUp(stack, options.sizes);
     for (const scenario of options.scenarios) {
       const measured = await measure(stack, scenario, options.sizes);
       results.runs.push({ round, system, scenario, measured });
@@ -143,7 +143,7 @@ async function profile(options: Options): Promise<void> {
     try {
       const stack = (await startStack(system, options, folder)) as SagaxStack;
       try {
-        await warmUp(stack);
+        await warmUp(stack, options.sizes);
         await resetStatements(stack.postgres);
         const measured = await measure(stack, scenario, options.sizes);
         process.stdout.write(`\n=== ${system}, ${scenario}: ${measured.per_s.toFixed(0)}/s\n`);

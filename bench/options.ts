@@ -45,6 +45,7 @@ export interface Options {
 
 const FULL: Sizes & DurabilitySizes = {
   inFlight: 256,
+  first_warmup_ms: 30_000,
   warmup_ms: 5_000,
   window_ms: 10_000,
   single: 300,
@@ -58,6 +59,7 @@ const FULL: Sizes & DurabilitySizes = {
 };
 const QUICK: Sizes & DurabilitySizes = {
   inFlight: 64,
+  first_warmup_ms: 2_000,
   warmup_ms: 1_500,
   window_ms: 3_000,
   single: 30,

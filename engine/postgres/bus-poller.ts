@@ -2,13 +2,20 @@
  * Reads new messages for all lanes of this process: one query a round, whatever their number.
  *
  * Guards that an idle process is nearly silent (two rounds a second) and a busy one quick: a publish of
- * this process wakes the poller at once, and after traffic it looks every few milliseconds for a second.
+ * this process wakes the poller at once, and after traffic it looks every few milliseconds for a second. While
+ * messages come one by one, somebody waits for each of them, and it looks again at once; when they come by the
+ * dozen, a little patience makes batches.
  * A database that is away is asked again and again, slowly, until it is back.
  */
 import type { ReceivedMessage } from '../ports.ts';
 import type { BusLane } from './bus-lane.ts';
 import type { Database } from './pool.ts';
 
+/** After a round that found few messages, for as long as an answer to what was just sent may be expected. */
+const EAGER_POLL_MS = 1;
+const STAY_EAGER_MS = 20;
+/** A round that finds as many has found a busy bus. */
+const BUSY_MESSAGES = 16;
 const FAST_POLL_MS = 5;
 const IDLE_POLL_MS = 500;
 /** How long after the last message the poller stays quick. */
@@ -119,13 +126,15 @@ export class BusPoller {
       if (found !== undefined) lane.deliver(found.map((row) => received(lane, row)));
     });
     if (lanes.length < wanting.length) return 0;
-    return this.#nextPause(rows.length > 0);
+    return this.#nextPause(rows.length);
   }
 
-  #nextPause(traffic: boolean): number {
+  #nextPause(messages: number): number {
     const now = performance.now();
-    if (traffic) this.#lastTraffic = now;
-    const quick = now - this.#lastTraffic < STAY_FAST_MS;
+    if (messages > 0) this.#lastTraffic = now;
+    const quiet_ms = now - this.#lastTraffic;
+    if (quiet_ms < STAY_EAGER_MS && messages < BUSY_MESSAGES) return EAGER_POLL_MS;
+    const quick = quiet_ms < STAY_FAST_MS;
     this.#pauseMs = quick ? FAST_POLL_MS : Math.min(this.#pauseMs * 2, IDLE_POLL_MS);
     return this.#pauseMs;
   }

@@ -95,11 +95,34 @@ export class PostgresBatch implements Batch<PgTx> {
         withdrawn,
       ]);
     }
-    if (answers.size === 0) return;
+    const updated = await this.#store(answers);
+    if (updated === answers.size) return;
+    throw new SagaxError(
+      'INTERNAL',
+      `${answers.size - updated} barrier rows are not there to be answered.`,
+    );
+  }
+
+  /** @returns how many rows took their answer */
+  async #store(answers: ReadonlyMap<string, Answer>): Promise<number> {
+    const { inbox, key } = this.#names;
+    const [first] = answers;
+    if (first === undefined) return 0;
+    if (answers.size === 1) {
+      // Whoever comes alone is in a hurry, and the statement for many is slow to plan.
+      const [commandId, answer] = first;
+      const { rowCount } = await this.#client.query({
+        name: `sagax-answer-one-${key}`,
+        text: `UPDATE ${inbox} SET state = $2, answer = $3::jsonb, lease_expires_at = NULL, updated_at = clock_timestamp()
+          WHERE command_id = $1 AND state = 'running'`,
+        values: [commandId, answer.state, JSON.stringify(valueOf(answer))],
+      });
+      return rowCount ?? 0;
+    }
     const records = Array.from(answers, ([commandId, answer]) => ({
       command_id: commandId,
       state: answer.state,
-      answer: answer.state === 'done' ? answer.output : answer.failure,
+      answer: valueOf(answer),
     }));
     // Not prepared: planned while the table was small, it would go on reading all of it when it has grown.
     const { rowCount } = await this.#client.query(
@@ -110,12 +133,12 @@ export class PostgresBatch implements Batch<PgTx> {
         WHERE mine.command_id = given.command_id AND mine.state = 'running'`,
       [JSON.stringify(records)],
     );
-    if (rowCount === answers.size) return;
-    throw new SagaxError(
-      'INTERNAL',
-      `${answers.size - (rowCount ?? 0)} barrier rows are not there to be answered.`,
-    );
+    return rowCount ?? 0;
   }
+}
+
+function valueOf(answer: Answer): unknown {
+  return answer.state === 'done' ? answer.output : answer.failure;
 }
 
 /** The savepoint of a transaction's parts: one name, so that the next part's takes the place of the last one's. */
