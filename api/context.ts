@@ -8,12 +8,14 @@ import type {
 } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import type { Gate } from './access/gate.ts';
+import { mayUse, type Principal } from './access/principal.ts';
 import type { ErrorCode } from '../engine/core/errors.ts';
 import type { Catalog } from './catalog.ts';
 import type { ApiDeps, ResolvedOptions } from './deps.ts';
 import type { Inbox } from './inbox.ts';
 import type { Lookup } from './lookup.ts';
-import { ApiError, statusesOf } from './problems.ts';
+import { ApiError, sagaUnknown, statusesOf } from './problems.ts';
 import { namespace, problem } from './schemas.ts';
 import type { Starts } from './start.ts';
 import type { SagaWatch } from './watch.ts';
@@ -29,6 +31,7 @@ export type App = FastifyInstance<
 export interface Context {
   deps: ApiDeps;
   options: ResolvedOptions;
+  gate: Gate;
   catalog: Catalog;
   inbox: Inbox;
   lookup: Lookup;
@@ -59,9 +62,37 @@ export function scopeOf(namespaced: boolean): Scope {
   };
 }
 
-/** @throws ApiError NAMESPACE_UNKNOWN when this deployment does not serve it */
-export function namespaceOf(context: Context, params: { namespace?: string | undefined }): string {
+/** What of a request tells the namespace, and who asks. */
+interface Asking {
+  params: { namespace?: string | undefined; sagaId?: string; commandId?: string };
+  principal: Principal;
+}
+
+/**
+ * The namespace that a request is about, once its principal is known to have it. One that is named is refused by name;
+ * a saga that is addressed by its id alone is told as unknown, so that nobody learns what others have.
+ * @throws ApiError FORBIDDEN, SAGA_UNKNOWN; NAMESPACE_UNKNOWN when this deployment does not serve it
+ */
+export function namespaceOf(context: Context, { params, principal }: Asking): string {
   const name = params.namespace ?? 'default';
+  if (!mayUse(principal, name)) {
+    const sagaId = params.sagaId ?? params.commandId?.split('.')[0];
+    if (params.namespace === undefined && sagaId !== undefined) throw sagaUnknown(name, sagaId);
+    throw new ApiError(
+      'FORBIDDEN',
+      `Your credentials are not for namespace "${name}"${params.namespace === undefined ? ', which paths without a namespace mean' : ''}.`,
+    );
+  }
+  return served(context, name);
+}
+
+/** For what is the same in all namespaces, a path that names none may be used by anyone. */
+export function namespaceOfLinks(context: Context, asking: Asking): string {
+  if (asking.params.namespace === undefined) return 'default';
+  return namespaceOf(context, asking);
+}
+
+function served(context: Context, name: string): string {
   const served = context.deps.topology.namespaces;
   if (name === 'default' || served === undefined || served.includes(name)) return name;
   throw new ApiError(
@@ -70,15 +101,26 @@ export function namespaceOf(context: Context, params: { namespace?: string | und
   );
 }
 
+/** What the gate may say; a key is looked up in the database. */
+const ACCESS = [
+  'UNAUTHENTICATED',
+  'FORBIDDEN',
+  'RATE_LIMITED',
+  'IDENTITY_UNAVAILABLE',
+  'DATABASE_UNAVAILABLE',
+] as const satisfies readonly ErrorCode[];
+
+type Kind = 'public' | 'plain' | 'read' | 'write';
 /** What each kind of route may be refused with, whatever it does. */
-const COMMON: { readonly [kind in 'plain' | 'read' | 'write']: readonly ErrorCode[] } = {
-  plain: ['INPUT_INVALID', 'INTERNAL'],
-  read: ['INPUT_INVALID', 'NAMESPACE_UNKNOWN', 'DATABASE_UNAVAILABLE', 'INTERNAL'],
+const COMMON: { readonly [kind in Kind]: readonly ErrorCode[] } = {
+  public: ['INPUT_INVALID', 'RATE_LIMITED', 'INTERNAL'],
+  plain: [...ACCESS, 'INPUT_INVALID', 'INTERNAL'],
+  read: [...ACCESS, 'INPUT_INVALID', 'NAMESPACE_UNKNOWN', 'INTERNAL'],
   write: [
+    ...ACCESS,
     'INPUT_INVALID',
     'PAYLOAD_REFUSED',
     'NAMESPACE_UNKNOWN',
-    'DATABASE_UNAVAILABLE',
     'BUS_UNAVAILABLE',
     'OVERLOADED',
     'NODE_LEASE_LOST',
@@ -98,7 +140,7 @@ type Answer =
  * @param codes beyond the ones that every route of the kind has
  */
 export function answers<const S extends { readonly [status: number]: Answer }>(
-  kind: 'plain' | 'read' | 'write',
+  kind: Kind,
   own: S,
   codes: readonly ErrorCode[] = [],
 ): S {
@@ -129,6 +171,7 @@ export function answers<const S extends { readonly [status: number]: Answer }>(
 
 const STATUS_WORDS: { readonly [status: string]: string } = {
   200: 'Done.',
+  201: 'Made, and durable.',
   202: 'Accepted, and durable.',
 };
 

@@ -5,9 +5,24 @@ import type { FastifyBaseLogger } from 'fastify';
 import type { Registry } from 'prom-client';
 import type { AnyDefinition } from '../engine/core/define.ts';
 import type { Bus, Clock } from '../engine/ports.ts';
+import type { ApiKeys, AuditLog } from '../engine/ports-access.ts';
 import type { DeadLetters, SagaReader, StartKeys } from '../engine/ports-read.ts';
+import type { JwtOptions } from './access/jwt.ts';
+
+/** Who may use the API. */
+export interface AccessDeps {
+  /** False lets everyone in who calls from this machine; for an API that listens on a loopback address only. */
+  required: boolean;
+  apiKeys: ApiKeys;
+  auditLog: AuditLog;
+  /** A whole key (`sgx_…`) out of the settings, of an admin over everything. */
+  adminKey?: string;
+  /** The identity provider whose tokens are taken; none when not given. */
+  jwt?: JwtOptions;
+}
 
 export interface ApiDeps {
+  access: AccessDeps;
   bus: Pick<Bus, 'publish' | 'ping'>;
   reader: SagaReader;
   startKeys: StartKeys;
@@ -43,6 +58,14 @@ export interface ApiOptions {
   heartbeatMs?: number;
   /** How long /readyz waits for each thing it asks. Default 2,000 ms. */
   readyTimeoutMs?: number;
+  /** Requests a second that one principal may make of this process, or one address that has none. Default 10,000. */
+  rateLimitPerS?: number;
+  /** Refused credentials a minute after which an address may try no others. Default 30. */
+  authFailuresPerMin?: number;
+  /** Connections of this process; more are closed at once. Default 10,000. */
+  maxConnections?: number;
+  /** Addresses of proxies whose X-Forwarded-For is believed. Default: none. */
+  trustProxy?: readonly string[];
   /** Adds Node's own metrics (heap, event loop, GC) to the registry. Default false. */
   processMetrics?: boolean;
 }
@@ -54,6 +77,10 @@ export const DEFAULT_OPTIONS = {
   visibilityWaitMs: 2_000,
   heartbeatMs: 15_000,
   readyTimeoutMs: 2_000,
+  rateLimitPerS: 10_000,
+  authFailuresPerMin: 30,
+  maxConnections: 10_000,
+  trustProxy: [],
   processMetrics: false,
 } as const;
 

@@ -11,7 +11,7 @@ import type { CommandOp, LoggedEvent } from '../engine/core/events.ts';
 import { parseSnowflake } from '../engine/core/ids.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader } from '../engine/ports-read.ts';
-import { ApiError, invalid } from './problems.ts';
+import { ApiError, invalid, sagaUnknown } from './problems.ts';
 import { hasEnded, type SagaWatch } from './watch.ts';
 
 /**
@@ -77,7 +77,7 @@ export class Lookup {
     const hint = isYoung
       ? ' If its start was accepted moments ago, the engine has not come to it yet: ask again.'
       : '';
-    throw new ApiError('SAGA_UNKNOWN', `No saga ${sagaId} is in namespace "${namespace}".${hint}`);
+    throw sagaUnknown(namespace, sagaId, hint);
   }
 
   /** The same, for a request that changes it. @throws ApiError SAGA_ENDED */

@@ -40,16 +40,33 @@ export function registerOpenApi(app: FastifyInstance, version: string): void {
       },
       // Paths are relative to where the document is served from.
       servers: [{ url: '/' }],
+      components: {
+        securitySchemes: {
+          bearer: {
+            type: 'http',
+            scheme: 'bearer',
+            description:
+              'An API key (`sgx_…`), or a JSON Web Token of the identity provider that the deployment trusts.',
+          },
+        },
+      },
       tags: TAGS.map(([name, description]) => ({ name, description })),
     },
     transform: (document) => {
       const config = document.route.config;
       const schema = { ...document.schema };
       if (config?.documentedBody !== undefined) schema.body = config.documentedBody;
+      const access = config?.access ?? 'admin';
+      schema.security = access === 'public' ? [] : [{ bearer: [] }];
+      if (access !== 'public') schema.description = withRole(schema.description, access);
       return schemaTransform({ ...document, schema });
     },
     transformObject: (document) => mend(objectTransform(document) as unknown as OpenApi) as never,
   });
+}
+
+function withRole(description: string | undefined, role: string): string {
+  return `${description ?? ''}${description === undefined ? '' : '\n\n'}For the role ${role} and above.`;
 }
 
 const TAGS: readonly (readonly [string, string])[] = [
@@ -59,6 +76,7 @@ const TAGS: readonly (readonly [string, string])[] = [
   ['commands', 'Commands of a saga, by id.'],
   ['operator', 'Verbs and views for those who run it.'],
   ['definitions', 'What sagas are.'],
+  ['keys', 'API keys, for admins.'],
   ['process', 'The API process itself.'],
 ];
 
@@ -93,7 +111,7 @@ function mendOperation(operation: Operation): void {
   }
   for (const [status, response] of Object.entries(responses)) {
     if (status === '204') delete response.content;
-    if (status === '503') {
+    if (status === '503' || status === '429') {
       response.headers = {
         'Retry-After': { description: 'Seconds to wait.', schema: { type: 'integer' } },
       };

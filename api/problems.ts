@@ -32,6 +32,8 @@ const STATUS_OF_CODE: { readonly [code in ErrorCode]?: readonly number[] } = {
   /** 400: unsafe keys, texts or depth. 413: size. 414 and 431: address and headers. */
   PAYLOAD_REFUSED: [400, 413, 414, 431],
   CURSOR_INVALID: [400],
+  UNAUTHENTICATED: [401],
+  RATE_LIMITED: [429],
   /** A definition's schema gave what JSON can't carry: the author's to mend, not the caller's. */
   NOT_JSON: [500],
   // Known only inside: what a step met, what a shard's owner meets, what is parked as a dead letter.
@@ -61,6 +63,8 @@ export class ApiError extends SagaxError {
   readonly issues: readonly ProblemIssue[] | undefined;
   /** Further members of the problem document. */
   readonly members: { readonly [name: string]: unknown };
+  /** Seconds for Retry-After, where they are known. */
+  readonly retryAfterS: number | undefined;
   constructor(
     code: ErrorCode,
     message: string,
@@ -68,13 +72,20 @@ export class ApiError extends SagaxError {
       status?: number;
       issues?: readonly ProblemIssue[];
       members?: { readonly [name: string]: unknown };
+      retryAfterS?: number;
     } = {},
   ) {
     super(code, message);
     this.status = options.status ?? statusesOf(code)[0] ?? 500;
     this.issues = options.issues;
     this.members = options.members ?? {};
+    this.retryAfterS = options.retryAfterS;
   }
+}
+
+/** The same words whether there is none or it is not for the caller. */
+export function sagaUnknown(namespace: string, sagaId: string, hint = ''): ApiError {
+  return new ApiError('SAGA_UNKNOWN', `No saga ${sagaId} is in namespace "${namespace}".${hint}`);
 }
 
 export interface Problem {

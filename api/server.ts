@@ -1,11 +1,13 @@
 /**
  * `createApi`: the REST API as a fastify instance that does not listen yet.
  *
- * Guards the border: limits on every part of a request, a problem document for every refusal, and an orderly
- * end (long polls and event streams are told when it closes). Holds nothing that lasts: if the process dies,
+ * Guards the border: nobody unknown gets in, limits on every part of a request, a problem document for every
+ * refusal, and an orderly end (long polls and event streams are told when it closes). Holds nothing that lasts: if the process dies,
  * clients repeat what they got no answer to.
  */
-import fastify, { type FastifyReply, type FastifyRequest } from 'fastify';
+import fastify, { LogController, type FastifyReply, type FastifyRequest } from 'fastify';
+import { registerAudit } from './access/audit.ts';
+import { Gate, registerGate } from './access/gate.ts';
 import { Catalog } from './catalog.ts';
 import { answerClientError } from './client-errors.ts';
 import { scopeOf, type App, type Context } from './context.ts';
@@ -19,6 +21,7 @@ import { parseJsonBody, requestIdOf, validatorCompiler } from './request.ts';
 import { commandRoutes } from './routes/commands.ts';
 import { definitionRoutes } from './routes/definitions.ts';
 import { historyRoutes } from './routes/history.ts';
+import { keyRoutes } from './routes/keys.ts';
 import { inputRoutes } from './routes/inputs.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { processRoutes } from './routes/process.ts';
@@ -49,6 +52,7 @@ const CONNECTIONS_CHECK_MS = 5_000;
 export function createApi(deps: ApiDeps, options: ApiOptions = {}): App {
   const app = createServer(options);
   const context = createContext(deps, options, app);
+  app.server.maxConnections = context.options.maxConnections;
   app.setValidatorCompiler(validatorCompiler);
   // Answers are typed by their schemas when compiled; checking each again would only cost time and add failures.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
@@ -75,6 +79,8 @@ export function createApi(deps: ApiDeps, options: ApiOptions = {}): App {
     );
   });
   closeInOrder(app, context);
+  registerGate(app, context.gate);
+  registerAudit(app, deps.access.auditLog);
   registerMetrics(app, deps.metrics, {
     watch: context.watch,
     inbox: context.inbox,
@@ -110,6 +116,9 @@ function createServer(options: ApiOptions): App {
     connectionTimeout: CONNECTION_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
     genReqId: requestIdOf,
+    ...(isBehindProxy(options) && { trustProxy: [...options.trustProxy] }),
+    // A line for each request would cost more than most requests; /metrics counts them.
+    logController: new LogController({ disableRequestLogging: true }),
     // Ids are checked and made by genReqId alone.
     requestIdHeader: false,
     exposeHeadRoutes: false,
@@ -125,6 +134,12 @@ function createServer(options: ApiOptions): App {
     // Answered by our own hook, as a problem.
     return503OnClosing: false,
   });
+}
+
+function isBehindProxy(
+  options: ApiOptions,
+): options is ApiOptions & { trustProxy: readonly string[] } {
+  return options.trustProxy !== undefined && options.trustProxy.length > 0;
 }
 
 function createContext(deps: ApiDeps, given: ApiOptions, app: App): Context {
@@ -145,7 +160,8 @@ function createContext(deps: ApiDeps, given: ApiOptions, app: App): Context {
   });
   const lookup = new Lookup({ reader, watch, clock, visibilityWaitMs: options.visibilityWaitMs });
   const starts = new Starts({ catalog, inbox, startKeys, reader, ids, clock });
-  return { deps, options, catalog, inbox, lookup, starts, watch };
+  const gate = new Gate(app, deps, options);
+  return { deps, options, gate, catalog, inbox, lookup, starts, watch };
 }
 
 function registerRoutes(app: App, context: Context): void {
@@ -163,7 +179,9 @@ function registerRoutes(app: App, context: Context): void {
         inputRoutes(mounted, context, scope);
         commandRoutes(mounted, context, scope);
         definitionRoutes(mounted, context, scope);
-        if (!namespaced) operationRoutes(mounted, context);
+        if (namespaced) return;
+        operationRoutes(mounted, context);
+        keyRoutes(mounted, context);
       },
       { prefix },
     );
@@ -173,7 +191,10 @@ function registerRoutes(app: App, context: Context): void {
 function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const { error, unexpected } = asApiError(thrown);
   if (unexpected) request.log.error({ err: thrown, requestId: request.id }, 'A request failed.');
-  if (error.status === 503) void reply.header('retry-after', String(RETRY_AFTER_S));
+  request.problemCode = error.code;
+  if (error.status === 503 || error.status === 429)
+    void reply.header('retry-after', String(error.retryAfterS ?? RETRY_AFTER_S));
+  if (error.status === 401) void reply.header('www-authenticate', 'Bearer realm="sagax"');
   const instance = request.url.split('?')[0];
   void reply
     .code(error.status)

@@ -3,7 +3,7 @@
  *
  * Guards that a reader misses nothing and gets nothing twice: ids are stream versions, so a client that
  * was cut off goes on from its Last-Event-ID. A slow client is waited for (nothing is buffered beyond one
- * page), a client that goes frees everything at once.
+ * page), a client that goes frees everything at once. One whose key was revoked, or whose token ended, is cut off.
  */
 import type { FastifyReply } from 'fastify';
 import { TERMINAL_EVENTS } from '../engine/core/events.ts';
@@ -23,6 +23,8 @@ export interface FollowOptions {
   watch: SagaWatch;
   clock: Clock;
   heartbeatMs: number;
+  /** Asked again and again while the stream lasts: whether the client may still have it. */
+  mayGoOn: () => Promise<boolean>;
   summary: SagaSummary;
   /** Stream version of the last event that the client has. */
   after: number;
@@ -51,13 +53,19 @@ export async function followHistory(options: FollowOptions): Promise<void> {
 }
 
 async function copyEvents(
-  { reader, clock, heartbeatMs, summary, after }: FollowOptions,
+  { reader, clock, heartbeatMs, summary, after, mayGoOn }: FollowOptions,
   news: News,
   output: Output,
   gone: AbortSignal,
 ): Promise<void> {
   let position = after;
+  let admittedAt = clock.monotonic();
   while (!gone.aborted && !news.closed) {
+    if (clock.monotonic() - admittedAt >= heartbeatMs) {
+      // Cut without a word: the client comes back, and is told why it may not.
+      if (!(await mayGoOn())) return;
+      admittedAt = clock.monotonic();
+    }
     const wake = news.next();
     const events = await reader.history(summary.sagaId, position, PAGE);
     for (const logged of events) {

@@ -105,6 +105,8 @@ async function open(options: SagaxOptions, cleanup: Cleanup): Promise<SagaxStack
     ...(kafka === null ? {} : { KAFKA_BROKERS: kafka.brokers.join(',') }),
     SAGAX_TOPIC_PREFIX: TOPIC_PREFIX,
     SAGAX_DEFINITIONS: path('./definitions.ts'),
+    // Loopback alone; the cost of credentials is measured by itself.
+    SAGAX_AUTH: 'off',
     SAGAX_WORKER_CONCURRENCY: String(PARTICIPANT_CONNECTIONS),
     ...options.env,
   };

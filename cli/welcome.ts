@@ -1,16 +1,21 @@
 /** What `npm start` prints when it is up: where it is, and what to try. */
-export function welcome(address: string, bus: string): string {
+export function welcome(address: string, bus: string, isOpen: boolean): string {
+  const key = isOpen ? '' : ` -H "authorization: Bearer $SAGAX_KEY"`;
+  const who = isOpen
+    ? 'It asks nobody for credentials and serves this machine alone (SAGAX_AUTH=off).\n'
+    : 'Callers need a key (SAGAX_AUTH=on).\n';
   return `
-Sagax is up at ${address} (bus: ${bus}). Try:
+Sagax is up at ${address} (bus: ${bus}).
+${who}Try:
 
-  curl -s ${address}/v1/sagas -H 'prefer: wait=10' -H 'content-type: application/json' -d '{
+  curl -s ${address}/v1/sagas${key} -H 'prefer: wait=10' -H 'content-type: application/json' -d '{
     "definition": "order",
     "input": { "orderId": "o-1", "email": "ann@example.com", "sku": "book", "quantity": 1, "amountCents": 4200,
       "card": "4242424242424242",
       "address": { "name": "Ann", "street": "Way 1", "city": "Ulm", "postalCode": "89073", "country": "DE" } } }'
 
-  curl -s ${address}/v1/sagas            # what runs and what ran
-  curl -s ${address}/openapi.json        # the whole API
+  curl -s ${address}/v1/sagas${key}            # what runs and what ran
+  curl -s ${address}/openapi.json${key}        # the whole API
 
 Ctrl-C drains and stops everything that was started; the data stays.
 `;

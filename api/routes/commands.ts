@@ -17,6 +17,8 @@ import { clientGone } from '../request.ts';
 import * as shape from '../schemas.ts';
 import { accept, operate } from './inputs.ts';
 
+/** Each is an act that a person answers for. */
+const ACT = { access: 'operator', audited: true } as const;
 const CODES = ['SAGA_UNKNOWN', 'SAGA_ENDED', 'COMMAND_UNKNOWN'] as const;
 
 export function commandRoutes(app: App, context: Context, scope: Scope): void {
@@ -67,10 +69,10 @@ function retryRoute(app: App, context: Context, scope: Scope): void {
   const summary = 'Give a stuck command fresh attempts';
   app.post(
     '/commands/:commandId/retry',
-    { schema: { ...common(scope, 'retryCommand', summary), body: shape.verbRequest } },
+    { config: ACT, schema: { ...common(scope, 'retryCommand', summary), body: shape.verbRequest } },
     async (request, reply) => {
       const { commandId } = request.params;
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { summary } = await locate(context, namespace, commandId, clientGone(reply));
       const target = { namespace, sagaId: summary.sagaId };
       const action = { verb: 'retry', commandId } as const;
@@ -83,10 +85,10 @@ function skipRoute(app: App, context: Context, scope: Scope): void {
   const summary = 'Take a stuck command as not needed';
   app.post(
     '/commands/:commandId/skip',
-    { schema: { ...common(scope, 'skipCommand', summary), body: shape.skipRequest } },
+    { config: ACT, schema: { ...common(scope, 'skipCommand', summary), body: shape.skipRequest } },
     async (request, reply) => {
       const { commandId } = request.params;
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { summary } = await locate(context, namespace, commandId, clientGone(reply));
       const target = { namespace, sagaId: summary.sagaId };
       const action = { verb: 'skip', commandId } as const;
@@ -99,10 +101,13 @@ function resolveRoute(app: App, context: Context, scope: Scope): void {
   const summary = 'Take a stuck command as done by hand, with its output';
   app.post(
     '/commands/:commandId/resolve',
-    { schema: { ...common(scope, 'resolveCommand', summary), body: shape.resolveRequest } },
+    {
+      config: ACT,
+      schema: { ...common(scope, 'resolveCommand', summary), body: shape.resolveRequest },
+    },
     async (request, reply) => {
       const { commandId } = request.params;
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { summary, found } = await locate(context, namespace, commandId, clientGone(reply));
       const contract = contractIn(context, summary, found);
       const { output, by, reason } = request.body;
@@ -124,10 +129,13 @@ function completeRoute(app: App, context: Context, scope: Scope): void {
   const summary = 'Answer a command that its participant left pending';
   app.post(
     '/commands/:commandId/complete',
-    { schema: { ...common(scope, 'completeCommand', summary), body: shape.completeRequest } },
+    {
+      config: ACT,
+      schema: { ...common(scope, 'completeCommand', summary), body: shape.completeRequest },
+    },
     async (request, reply) => {
       const { commandId } = request.params;
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { summary, found } = await locate(context, namespace, commandId, clientGone(reply));
       const contract = contractIn(context, summary, found);
       const body = await replyOf(request.body, found, contract, {

@@ -1,6 +1,6 @@
 /** The saga definitions that this process knows: schemas, steps, machine, diagram. */
 import { z } from 'zod';
-import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
+import { answers, namespaceOfLinks, type App, type Context, type Scope } from '../context.ts';
 import type { AnyDefinition } from '../../engine/core/define.ts';
 import type { FastifyReply } from 'fastify';
 import * as shape from '../schemas.ts';
@@ -17,6 +17,7 @@ export function definitionRoutes(app: App, context: Context, scope: Scope): void
   app.get(
     '/definitions',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('listDefinitions'),
         tags: ['definitions'],
@@ -27,7 +28,7 @@ export function definitionRoutes(app: App, context: Context, scope: Scope): void
       },
     },
     async (request) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOfLinks(context, request);
       const newest = context.catalog.names().map((known) => context.catalog.get(known));
       return { items: newest.map((definition) => context.catalog.brief(definition, namespace)) };
     },
@@ -40,6 +41,7 @@ function oneRoute(app: App, context: Context, scope: Scope): void {
   app.get(
     '/definitions/:name',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('getDefinition'),
         tags: ['definitions'],
@@ -50,7 +52,7 @@ function oneRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOfLinks(context, request);
       const definition = context.catalog.get(request.params.name);
       return show(context, reply, definition, namespace, request.query.format);
     },
@@ -62,6 +64,7 @@ function versionRoute(app: App, context: Context, scope: Scope): void {
   app.get(
     '/definitions/:name/versions/:version',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('getDefinitionVersion'),
         tags: ['definitions'],
@@ -72,7 +75,7 @@ function versionRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOfLinks(context, request);
       const definition = context.catalog.get(request.params.name, request.params.version);
       return show(context, reply, definition, namespace, request.query.format);
     },

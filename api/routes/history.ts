@@ -27,6 +27,7 @@ export function historyRoutes(app: App, context: Context, scope: Scope): void {
   app.get(
     '/sagas/:sagaId/history',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('getHistory'),
         tags: ['history'],
@@ -37,7 +38,7 @@ export function historyRoutes(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
       const { limit } = request.query;
       await context.lookup.saga(namespace, sagaId, clientGone(reply));
@@ -56,6 +57,7 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
   app.get(
     '/sagas/:sagaId/history/stream',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('followHistory'),
         tags: ['history'],
@@ -83,7 +85,7 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const summary = await context.lookup.saga(
         namespace,
         request.params.sagaId,
@@ -101,6 +103,7 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
         watch: context.watch,
         clock: context.deps.clock,
         heartbeatMs: context.options.heartbeatMs,
+        mayGoOn: () => context.gate.stillAdmits(request),
         summary,
         after: from,
       });

@@ -9,6 +9,7 @@ import { z } from 'zod';
 import { toJson } from '../../engine/core/json.ts';
 import type { OperatorAction } from '../../engine/core/events.ts';
 import type { InboxInput } from '../../engine/core/wire.ts';
+import { actorOf } from '../access/principal.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
 import { parseOr422 } from '../lookup.ts';
 import { ApiError } from '../problems.ts';
@@ -28,6 +29,7 @@ function signalRoute(app: App, context: Context, scope: Scope): void {
   app.post(
     '/sagas/:sagaId/signals/:name',
     {
+      config: { access: 'operator', audited: true },
       schema: {
         operationId: scope.operation('signalSaga'),
         tags: ['inputs'],
@@ -46,7 +48,7 @@ function signalRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { sagaId, name } = request.params;
       const summary = await context.lookup.livingSaga(namespace, sagaId, clientGone(reply));
       const definition = context.catalog.get(summary.definition, summary.definitionVersion);
@@ -75,6 +77,7 @@ function cancelRoute(app: App, context: Context, scope: Scope): void {
   app.post(
     '/sagas/:sagaId/cancel',
     {
+      config: { access: 'operator', audited: true },
       schema: {
         operationId: scope.operation('cancelSaga'),
         tags: ['inputs'],
@@ -89,7 +92,7 @@ function cancelRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
       const summary = await context.lookup.livingSaga(namespace, sagaId, clientGone(reply));
       if (summary.pivotPassed) {
@@ -99,7 +102,8 @@ function cancelRoute(app: App, context: Context, scope: Scope): void {
         );
       }
       const requestId = request.headers['idempotency-key'] ?? context.deps.ids.next();
-      const body = { sagaId, namespace, requestId, ...request.body };
+      const by = actorOf(request.principal, request.body.by);
+      const body = { sagaId, namespace, requestId, reason: request.body.reason, by };
       return accept(context, {
         request,
         reply,
@@ -125,6 +129,7 @@ function verbRoute(
   app.post(
     `/sagas/:sagaId/${verb}`,
     {
+      config: { access: 'operator', audited: true },
       schema: {
         operationId: scope.operation(`${verb}Saga`),
         tags: ['operator'],
@@ -137,7 +142,7 @@ function verbRoute(
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
       await context.lookup.livingSaga(namespace, sagaId, clientGone(reply));
       const target = { namespace, sagaId };
@@ -163,7 +168,8 @@ export async function operate(
 ): Promise<shape.AcceptedAnswer> {
   const given = order.request.headers['idempotency-key'];
   const requestId = typeof given === 'string' ? given : context.deps.ids.next();
-  const { action, by, reason } = order;
+  const { action, reason } = order;
+  const by = actorOf(order.request.principal, order.by);
   const body = { ...order.target, requestId, by, reason, action };
   return accept(context, { ...order, inputId: requestId, input: { type: 'operator', body } });
 }

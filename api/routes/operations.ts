@@ -1,14 +1,19 @@
-/** For operators: dead letters and their redrive, and who owns which shard. Not by namespace. */
+/**
+ * For operators: dead letters and their redrive, and who owns which shard.
+ *
+ * Guards that a dead letter is seen only by those who have the namespace that its message names; one that names none, or
+ * can't be read, only by those who have all.
+ */
 import { z } from 'zod';
+import { mayUse, type Principal } from '../access/principal.ts';
 import { answers, type App, type Context } from '../context.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import type { StoredDeadLetter } from '../../engine/ports-read.ts';
 import { DEAD_LETTER_TEXT_LIMIT, UNREADABLE_CODES, type BusMessage } from '../../engine/ports.ts';
+import { Missing } from '../missing.ts';
 import { ApiError } from '../problems.ts';
 import * as shape from '../schemas.ts';
 import { deadLetterView, isoOrNull } from '../views.ts';
-
-/** Where a dead letter's text was cut when it was parked. */
 
 const letterId = z
   .string()
@@ -27,6 +32,7 @@ function listRoute(app: App, context: Context): void {
   app.get(
     '/dead-letters',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: 'listDeadLetters',
         tags: ['operator'],
@@ -42,26 +48,77 @@ function listRoute(app: App, context: Context): void {
     async (request) => {
       const { limit, cursor, includeRedriven } = request.query;
       const filter = { deadLetters: includeRedriven };
-      const before = decodeCursor(cursor, filter);
-      const found = await context.deps.deadLetters.list({
-        ...(before !== undefined && { beforeId: before }),
-        limit: limit + 1,
+      const missing = new Missing();
+      const { page, lastId } = await visiblePage(context, request.principal, missing, {
+        beforeId: decodeCursor(cursor, filter),
+        limit,
         includeRedriven: includeRedriven === 'true',
       });
-      const page = found.slice(0, limit);
-      const last = page.at(-1);
-      const next =
-        found.length > limit && last !== undefined ? encodeCursor(last.id, filter) : null;
+      const next = lastId === null ? null : encodeCursor(lastId, filter);
       const query = `includeRedriven=${includeRedriven}&limit=${limit}&cursor=${next ?? ''}`;
       const links = next === null ? {} : { next: `/v1/dead-letters?${query}` };
-      return { items: page.map(deadLetterView), next, links };
+      return { items: page.map(deadLetterView), next, links, ...missing.view };
     },
   );
 }
 
-async function letterOf(context: Context, id: string): Promise<StoredDeadLetter> {
+/** Letters looked through for one page; a page may be short, or empty, and the list go on. */
+const MAX_LETTERS_SEARCHED = 2_000;
+const LETTERS_A_READ = 200;
+
+/** @returns what of the list the principal may see, and the letter to go on behind; null at the end */
+async function visiblePage(
+  context: Context,
+  principal: Principal,
+  missing: Missing,
+  query: { beforeId: string | undefined; limit: number; includeRedriven: boolean },
+): Promise<{ page: StoredDeadLetter[]; lastId: string | null }> {
+  const { limit, includeRedriven } = query;
+  const page: StoredDeadLetter[] = [];
+  let { beforeId } = query;
+  // Who sees all needs one read: one more than asked for tells whether there is a next page.
+  const batch = principal.namespaces === null ? limit + 1 : LETTERS_A_READ;
+  for (let searched = 0; searched < MAX_LETTERS_SEARCHED; searched += batch) {
+    const found = await context.deps.deadLetters.list(
+      { ...(beforeId !== undefined && { beforeId }), limit: batch, includeRedriven },
+      missing.options,
+    );
+    for (const letter of found) {
+      if (page.length === limit) return { page, lastId: page.at(-1)?.id ?? null };
+      if (maySee(principal, letter)) page.push(letter);
+    }
+    beforeId = found.at(-1)?.id;
+    if (found.length < batch) return { page, lastId: null };
+  }
+  return { page, lastId: beforeId ?? null };
+}
+
+function maySee(principal: Principal, letter: StoredDeadLetter): boolean {
+  if (principal.namespaces === null) return true;
+  const namespace = namespaceIn(letter.value);
+  return namespace !== null && mayUse(principal, namespace);
+}
+
+/** The namespace that a message's body names. */
+function namespaceIn(text: string | null): string | null {
+  if (text === null) return null;
+  try {
+    const body: unknown = JSON.parse(text);
+    if (typeof body !== 'object' || body === null || !Object.hasOwn(body, 'namespace')) return null;
+    const { namespace } = body as { namespace: unknown };
+    return typeof namespace === 'string' ? namespace : null;
+  } catch {
+    return null;
+  }
+}
+
+async function letterOf(
+  context: Context,
+  principal: Principal,
+  id: string,
+): Promise<StoredDeadLetter> {
   const letter = await context.deps.deadLetters.get(id);
-  if (letter !== null) return letter;
+  if (letter !== null && maySee(principal, letter)) return letter;
   throw new ApiError('DEAD_LETTER_UNKNOWN', `No dead letter ${id} is kept here.`);
 }
 
@@ -69,6 +126,7 @@ function oneRoute(app: App, context: Context): void {
   app.get(
     '/dead-letters/:id',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: 'getDeadLetter',
         tags: ['operator'],
@@ -78,7 +136,8 @@ function oneRoute(app: App, context: Context): void {
         response: answers('read', { 200: shape.deadLetterAnswer }, ['DEAD_LETTER_UNKNOWN']),
       },
     },
-    async (request) => deadLetterView(await letterOf(context, request.params.id)),
+    async (request) =>
+      deadLetterView(await letterOf(context, request.principal, request.params.id)),
   );
 }
 
@@ -88,6 +147,7 @@ function redriveRoute(app: App, context: Context): void {
   app.post(
     '/dead-letters/:id/redrive',
     {
+      config: { access: 'operator', audited: true },
       schema: {
         operationId: 'redriveDeadLetter',
         tags: ['operator'],
@@ -102,7 +162,7 @@ function redriveRoute(app: App, context: Context): void {
       },
     },
     async (request, reply) => {
-      const letter = await letterOf(context, request.params.id);
+      const letter = await letterOf(context, request.principal, request.params.id);
       if (letter.redrivenAt !== null) {
         return reply.code(200).send({ id: letter.id, status: 'alreadyRedriven' as const });
       }
@@ -136,6 +196,7 @@ function shardsRoute(app: App, context: Context): void {
   app.get(
     '/shards',
     {
+      config: { access: 'reader', allNamespaces: true },
       schema: {
         operationId: 'listShards',
         tags: ['operator'],
@@ -145,14 +206,15 @@ function shardsRoute(app: App, context: Context): void {
       },
     },
     async () => {
-      const shards = await context.deps.reader.shards();
+      const missing = new Missing();
+      const shards = await context.deps.reader.shards(missing.options);
       const items = shards.map(({ expiresAt, nextSeq, publishedSeq, ...rest }) => ({
         ...rest,
         leaseExpiresAt: isoOrNull(expiresAt),
         nextSeq: String(nextSeq),
         publishedSeq: String(publishedSeq),
       }));
-      return { shards: context.deps.topology.shards, items };
+      return { shards: context.deps.topology.shards, items, ...missing.view };
     },
   );
 }

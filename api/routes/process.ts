@@ -1,6 +1,7 @@
 /** The process itself: index, health, readiness, metrics, and the OpenAPI document. */
 import { z } from 'zod';
 import { answers, type App, type Context } from '../context.ts';
+import { Missing } from '../missing.ts';
 import { ApiError, asApiError } from '../problems.ts';
 import * as shape from '../schemas.ts';
 
@@ -10,6 +11,7 @@ export function processRoutes(app: App, context: Context): void {
   app.get(
     '/metrics',
     {
+      config: { access: 'reader', allNamespaces: true },
       schema: {
         operationId: 'getMetrics',
         tags: ['process'],
@@ -27,6 +29,7 @@ export function processRoutes(app: App, context: Context): void {
   app.get(
     '/openapi.json',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: 'getOpenApi',
         tags: ['process'],
@@ -43,6 +46,7 @@ function indexRoute(app: App, context: Context): void {
   app.get(
     '/',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: 'getIndex',
         tags: ['process'],
@@ -72,27 +76,37 @@ function healthRoutes(app: App, context: Context): void {
     '/healthz',
     {
       exposeHeadRoute: true,
+      config: { access: 'public' },
       schema: {
         operationId: 'getHealth',
         tags: ['process'],
         summary: 'The process is up; asks nothing else',
-        response: answers('plain', { 200: z.object({ status: z.literal('ok') }) }),
+        response: answers('public', { 200: z.object({ status: z.literal('ok') }) }),
       },
     },
     async () => ({ status: 'ok' as const }),
   );
-  const database = singleFlight(() => context.deps.reader.ping());
-  const bus = singleFlight(() => context.deps.bus.ping());
+  // A part of the log that is away leaves the process able to serve the others.
+  const database = singleFlight(async () => {
+    const missing = new Missing();
+    await context.deps.reader.ping(missing.options);
+    return missing.words;
+  });
+  const bus = singleFlight(async () => {
+    await context.deps.bus.ping();
+    return 'ok';
+  });
   const checks = z.object({ database: z.string(), bus: z.string() });
   app.get(
     '/readyz',
     {
       exposeHeadRoute: true,
+      config: { access: 'public' },
       schema: {
         operationId: 'getReadiness',
         tags: ['process'],
         summary: 'The database and the bus answer',
-        response: answers('plain', { 200: z.object({ status: z.literal('ready'), checks }) }, [
+        response: answers('public', { 200: z.object({ status: z.literal('ready'), checks }) }, [
           'DATABASE_UNAVAILABLE',
           'BUS_UNAVAILABLE',
         ]),
@@ -104,12 +118,12 @@ function healthRoutes(app: App, context: Context): void {
         check(context, bus),
       ]);
       const states = { database: databaseState, bus: busState };
-      if (databaseState === 'ok' && busState === 'ok')
+      if (databaseState.startsWith('ok') && busState === 'ok')
         return { status: 'ready' as const, checks: states };
       throw new ApiError(
-        databaseState === 'ok' ? 'BUS_UNAVAILABLE' : 'DATABASE_UNAVAILABLE',
+        databaseState.startsWith('ok') ? 'BUS_UNAVAILABLE' : 'DATABASE_UNAVAILABLE',
         `Not ready: ${Object.entries(states)
-          .filter(([, state]) => state !== 'ok')
+          .filter(([, state]) => !state.startsWith('ok'))
           .map(([name, state]) => `${name} ${state}`)
           .join(', ')}.`,
         { members: { checks: states } },
@@ -118,15 +132,12 @@ function healthRoutes(app: App, context: Context): void {
   );
 }
 
-/** `ok`, `no answer in N ms`, or the code that it failed with; never the adapter's own words. */
-async function check(context: Context, ping: () => Promise<void>): Promise<string> {
+/** What it says itself, `gave no answer in N ms`, or the code that it failed with; never the adapter's own words. */
+async function check(context: Context, ping: () => Promise<string>): Promise<string> {
   const { clock } = context.deps;
   const { readyTimeoutMs } = context.options;
   const done = new AbortController();
-  const asked = ping().then(
-    () => 'ok',
-    (error: unknown) => `failed (${asApiError(error).error.code})`,
-  );
+  const asked = ping().catch((error: unknown) => `failed (${asApiError(error).error.code})`);
   const late = clock
     .sleep(readyTimeoutMs, done.signal)
     .then(() => `gave no answer in ${readyTimeoutMs} ms`);
@@ -138,8 +149,8 @@ async function check(context: Context, ping: () => Promise<void>): Promise<strin
 }
 
 /** Probes that come while one hangs share it, so that a dead database does not gather them. */
-function singleFlight(ask: () => Promise<void>): () => Promise<void> {
-  let flight: Promise<void> | null = null;
+function singleFlight<T>(ask: () => Promise<T>): () => Promise<T> {
+  let flight: Promise<T> | null = null;
   return () => {
     flight ??= ask().finally(() => {
       flight = null;

@@ -13,6 +13,7 @@ export function sagaRoutes(app: App, context: Context, scope: Scope): void {
   app.get(
     '/sagas/:sagaId',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('getSaga'),
         tags: ['sagas'],
@@ -23,7 +24,7 @@ export function sagaRoutes(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       return sagaView(
         await context.lookup.saga(namespace, request.params.sagaId, clientGone(reply)),
       );
@@ -37,6 +38,7 @@ function resultRoute(app: App, context: Context, scope: Scope): void {
   app.get(
     '/sagas/:sagaId/result',
     {
+      config: { access: 'reader' },
       schema: {
         operationId: scope.operation('getResult'),
         tags: ['sagas'],
@@ -52,7 +54,7 @@ function resultRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const signal = clientGone(reply);
       const waitMs = request.query.wait * 1_000;
       const until = context.deps.clock.now() + waitMs;
@@ -118,7 +120,7 @@ function listRoute(app: App, context: Context, scope: Scope): void {
   app.get(
     '/sagas',
     {
-      config: { attributeQuery: true },
+      config: { access: 'reader', attributeQuery: true },
       schema: {
         operationId: scope.operation('listSagas'),
         tags: ['sagas'],
@@ -132,7 +134,7 @@ function listRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const { cursor, limit, ...given } = request.query;
       const filter = filterOf(namespace, given);
       const before = decodeCursor(cursor, filter);

@@ -17,6 +17,7 @@ export function startRoutes(app: App, context: Context, scope: Scope): void {
   app.post(
     '/sagas',
     {
+      config: { access: 'operator' },
       schema: {
         operationId: scope.operation('startSaga'),
         tags: ['sagas'],
@@ -32,7 +33,7 @@ export function startRoutes(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request, reply) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const planned = await context.starts.start({
         namespace,
         request: request.body,
@@ -74,7 +75,7 @@ function batchRoute(app: App, context: Context, scope: Scope): void {
     '/sagas/batch',
     {
       bodyLimit: BATCH_BODY_BYTES,
-      config: { documentedBody: shape.batchRequestDocumented },
+      config: { access: 'operator', documentedBody: shape.batchRequestDocumented },
       schema: {
         operationId: scope.operation('startSagas'),
         tags: ['sagas'],
@@ -90,7 +91,7 @@ function batchRoute(app: App, context: Context, scope: Scope): void {
       },
     },
     async (request) => {
-      const namespace = namespaceOf(context, request.params);
+      const namespace = namespaceOf(context, request);
       const batchKey = request.headers['idempotency-key'];
       const traceparent = traceparentOf(request);
       const orders = request.body.items.map((item, index): StartOrder | SagaxError => {

@@ -40,6 +40,12 @@ export const ERRORS = {
   KEY_REUSED: { kind: 'conflict', summary: 'The key was used before with another request.' },
   SAGA_ENDED: { kind: 'conflict', summary: 'The saga has ended; nothing can follow.' },
   CURSOR_INVALID: { kind: 'invalid', summary: 'The cursor is not one that this list gave out.' },
+  // access
+  UNAUTHENTICATED: { kind: 'denied', summary: 'No valid credentials came with the request.' },
+  FORBIDDEN: { kind: 'denied', summary: 'The credentials do not allow this.' },
+  RATE_LIMITED: { kind: 'retryable', summary: 'Too many requests from one caller.' },
+  IDENTITY_UNAVAILABLE: { kind: 'retryable', summary: 'The identity provider does not answer.' },
+  KEY_UNKNOWN: { kind: 'notFound', summary: 'No such API key.' },
   // availability
   BUS_UNAVAILABLE: { kind: 'retryable', summary: 'The message bus does not answer.' },
   DATABASE_UNAVAILABLE: { kind: 'retryable', summary: 'The database does not answer.' },

@@ -6,7 +6,7 @@ import { Registry } from 'prom-client';
 import { assign, setup } from 'xstate';
 import { z } from 'zod';
 import { createApi } from '../../api/server.ts';
-import type { ApiOptions } from '../../api/deps.ts';
+import type { AccessDeps, ApiOptions } from '../../api/deps.ts';
 import {
   command,
   compensatable,
@@ -20,7 +20,7 @@ import {
 import type { SagaEvent } from '../../engine/core/events.ts';
 import { SnowflakeGenerator } from '../../engine/core/ids.ts';
 import { decodeInbox, type InboxInput } from '../../engine/core/wire.ts';
-import { openMemory, systemClock } from '../../engine/memory/index.ts';
+import { memoryAccess, openMemory, systemClock } from '../../engine/memory/index.ts';
 import type { Bus, BusMessage, Clock, SagaSummary } from '../../engine/ports.ts';
 import type { DeadLetters, SagaReader, StartKeys } from '../../engine/ports-read.ts';
 
@@ -121,6 +121,8 @@ export interface Overrides {
   deadLetters?: Partial<DeadLetters>;
   clock?: Clock;
   namespaces?: readonly string[];
+  /** Default: everyone is let in, as by `npm start`. */
+  access?: Partial<AccessDeps>;
   options?: ApiOptions;
 }
 
@@ -130,6 +132,14 @@ export interface Answered {
   status: number;
   contentType: string;
   payload: string;
+}
+
+export interface TestRoute {
+  method: 'GET' | 'POST';
+  url: string;
+  access: string;
+  allNamespaces: boolean;
+  audited: boolean;
 }
 
 export type TestApi = Awaited<ReturnType<typeof openApi>>;
@@ -156,12 +166,14 @@ export async function openApi(overrides: Overrides = {}) {
     ...overrides.bus,
   };
   const metrics = new Registry();
+  const access = memoryAccess(clock);
   const app = createApi(
     {
       bus,
       reader: { ...memory.reader, ...overrides.reader },
       startKeys: { ...memory.startKeys, ...overrides.startKeys },
       deadLetters: { ...memory.deadLetters, ...overrides.deadLetters },
+      access: { required: false, ...access, ...overrides.access },
       ids,
       clock,
       definitions: [visit, visit2],
@@ -174,6 +186,14 @@ export async function openApi(overrides: Overrides = {}) {
     },
     { visibilityWaitMs: 50, ...overrides.options },
   );
+  const routes: TestRoute[] = [];
+  app.addHook('onRoute', ({ method, url, config }) => {
+    for (const each of [method].flat()) {
+      if (each === 'HEAD') continue;
+      const { access = 'none', allNamespaces = false, audited = false } = config ?? {};
+      routes.push({ method: each as TestRoute['method'], url, access, allNamespaces, audited });
+    }
+  });
   const answered: Answered[] = [];
   app.addHook('onSend', async (request, reply, payload) => {
     answered.push({
@@ -192,6 +212,10 @@ export async function openApi(overrides: Overrides = {}) {
     /** Every answer so far, for checks against the OpenAPI document. */
     answered,
     memory,
+    /** Every route, with whom it is for. */
+    routes,
+    /** Keys and audit entries as they are stored. */
+    access,
     ids,
     /** All that was published, decoded. */
     inbox: (): InboxInput[] => published.map(decodeInbox),

@@ -30,7 +30,12 @@ export function startProcess(
   args: string[] = [],
 ): SagaxProcess {
   const child = spawn(process.execPath, [MAIN, role, ...args], {
-    env: { PATH: process.env['PATH'] ?? '', HOME: process.env['HOME'] ?? '', ...env },
+    env: {
+      PATH: process.env['PATH'] ?? '',
+      HOME: process.env['HOME'] ?? '',
+      SAGAX_AUTH: 'off',
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const lines: string[] = [];
