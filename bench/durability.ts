@@ -32,6 +32,8 @@ const REST_LANES = 64;
 const REST_BATCH = 50;
 /** Time for caches, vacuum and the garbage collector to settle before memory and idle cost are read. */
 const SETTLE_MS = 10_000;
+/** A node that has become quiet collects once, and V8 then unmaps what is free, some ten seconds later. */
+const SLEEPING_SETTLE_MS = 20_000;
 const POLL_MS = 10;
 const TAKEOVER_LIMIT_MS = 120_000;
 
@@ -189,7 +191,7 @@ function sleeping(bus: BusChoice, sizes: DurabilitySizes): Promise<Figures> {
       spread_ms: 1,
     });
     await settled(stack, sizes.sleeping);
-    await pause(SETTLE_MS);
+    await pause(SLEEPING_SETTLE_MS);
     const bytes = difference(await stack.stored(), bytesBefore);
     return {
       sleeping_sagas: sizes.sleeping,
