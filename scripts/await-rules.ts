@@ -56,6 +56,10 @@ const DECLARED: { readonly [call: string]: 'site' | 'inner' | 'handed-in' | 'wai
   'workers/services/payments/gateway.ts storage.find': 'inner',
   'workers/services/payments/gateway.ts storage.record': 'inner',
   // The bus gives batches and assignments to the runtime and the workers.
+  // One database of the log: made by openPostgres, or by whoever opens a part.
+  'engine/postgres/index.ts ports.close': 'inner',
+  'engine/postgres/index.ts ports.maintain': 'inner',
+  'engine/postgres/log-part.ts open': 'handed-in',
   'engine/ports.ts onAssigned': 'handed-in',
   'engine/ports.ts onRevoked': 'handed-in',
   'engine/kafka/lane.ts host.onBatch': 'handed-in',
@@ -79,6 +83,7 @@ const WAIT_ONLY: { readonly [place: string]: string } = {
   'engine/postgres/bus-subscription.ts#ready': 'the first assignment',
   'engine/postgres/clock.ts#sleepOnce': 'a timer',
   'engine/postgres/gather.ts#run': 'the statement that it went out with',
+  'engine/runtime/engine.ts#databaseAway': 'an opening of a shard that failed',
   'engine/runtime/relay.ts#room': 'the relay that got further',
   'engine/runtime/shard.ts#enqueue': 'the batch that took it',
   'workers/batches.ts#run': 'the batch that took it',
