@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { ERRORS, type ErrorCode } from '../engine/core/errors.ts';
 import type { SagaStatus } from '../engine/core/events.ts';
 import { commandIdSchema, namespaceSchema, sagaIdSchema } from '../engine/core/wire.ts';
+import { missingParts } from './missing.ts';
 
 /** Component names and descriptions for OpenAPI. Our own, so that no definition's schemas get into it. */
 export const docs = z.registry<{ id?: string; description?: string }>();
@@ -229,7 +230,12 @@ export const historyAnswer = z
   .register(docs, { id: 'History' });
 
 export const sagaListAnswer = z
-  .object({ items: z.array(sagaAnswer), next: z.string().nullable(), links })
+  .object({
+    items: z.array(sagaAnswer),
+    next: z.string().nullable(),
+    links,
+    missing: missingParts,
+  })
   .register(docs, { id: 'SagaList' });
 
 export const issue = z
@@ -323,7 +329,12 @@ export const deadLetterAnswer = z
   })
   .register(docs, { id: 'DeadLetter' });
 export const deadLetterListAnswer = z
-  .object({ items: z.array(deadLetterAnswer), next: z.string().nullable(), links })
+  .object({
+    items: z.array(deadLetterAnswer),
+    next: z.string().nullable(),
+    links,
+    missing: missingParts,
+  })
   .register(docs, { id: 'DeadLetterList' });
 
 export const shardsAnswer = z
@@ -340,5 +351,6 @@ export const shardsAnswer = z
         publishedSeq: z.string(),
       }),
     ),
+    missing: missingParts,
   })
   .register(docs, { id: 'Shards' });

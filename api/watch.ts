@@ -8,7 +8,7 @@
 import { SagaxError } from '../engine/core/errors.ts';
 import { TERMINAL_STATUSES } from '../engine/core/events.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
-import type { SagaReader } from '../engine/ports-read.ts';
+import type { MissingPart, SagaReader } from '../engine/ports-read.ts';
 
 const FASTEST_MS = 10;
 const SLOWEST_MS = 250;
@@ -26,6 +26,8 @@ interface Watched {
   namespace: string;
   sagaId: string;
   streamVersion: number;
+  /** Why its part of the log did not answer to the last tick; null when it did. */
+  failure: Error | null;
   watchers: Set<Watcher>;
 }
 
@@ -41,7 +43,6 @@ export class SagaWatch {
   #paceMs = FASTEST_MS;
   /** Cuts the pause between two ticks short. */
   #nap = new AbortController();
-  #lastError: Error | null = null;
 
   constructor(options: {
     reader: Pick<SagaReader, 'getMany'>;
@@ -80,6 +81,7 @@ export class SagaWatch {
       namespace,
       sagaId,
       streamVersion: -1,
+      failure: null,
       watchers: new Set(),
     };
     this.#watched.set(key, watched);
@@ -119,7 +121,8 @@ export class SagaWatch {
         options.ms,
         AbortSignal.any([stop.signal, options.signal]),
       );
-      if (rang && this.#lastError !== null) throw this.#lastError;
+      const failure = this.#watched.get(`${namespace}/${sagaId}`)?.failure ?? null;
+      if (rang && failure !== null) throw failure;
       return newest;
     } finally {
       remove();
@@ -162,10 +165,15 @@ export class SagaWatch {
         namespace,
         sagaId,
       }));
-      summaries = await this.#reader.getMany(keys);
-      this.#lastError = null;
+      const missing: MissingPart[] = [];
+      summaries = await this.#reader.getMany(keys, { onMissing: (part) => missing.push(part) });
+      // Those who wait for sagas of the other parts go on as ever.
+      for (const watched of this.#watched.values()) {
+        watched.failure = missing.find(({ holds }) => holds(watched.sagaId))?.error ?? null;
+      }
     } catch (error) {
-      this.#lastError = error instanceof Error ? error : new Error(String(error));
+      const failure = error instanceof Error ? error : new Error(String(error));
+      for (const watched of this.#watched.values()) watched.failure = failure;
       this.#paceMs = FAILED_MS;
       this.#onError(error);
       return;

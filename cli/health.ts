@@ -17,12 +17,18 @@ export async function startHealth(
       case '/healthz':
         return { status: 200, type: 'application/json', body: '{"status":"up"}' };
       case '/readyz': {
-        const [database, messages] = await Promise.allSettled([postgres.reader.ping(), bus.ping()]);
+        // A part of the log that is away leaves the shards of the others to work on.
+        const missing: number[] = [];
+        const [database, messages] = await Promise.allSettled([
+          postgres.reader.ping({ onMissing: ({ part }) => missing.push(part) }),
+          bus.ping(),
+        ]);
         const ready = database.status === 'fulfilled' && messages.status === 'fulfilled';
         const body = JSON.stringify({
           status: ready ? 'ready' : 'not ready',
           database: database.status === 'fulfilled',
           bus: messages.status === 'fulfilled',
+          ...(missing.length === 0 ? {} : { missingLogParts: missing }),
         });
         return { status: ready ? 200 : 503, type: 'application/json', body };
       }

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
+import { Missing } from '../missing.ts';
 import type { SagaQuery } from '../../engine/ports-read.ts';
 import { ApiError } from '../problems.ts';
 import { clientGone } from '../request.ts';
@@ -139,17 +140,17 @@ function listRoute(app: App, context: Context, scope: Scope): void {
       const filter = filterOf(namespace, given);
       const before = decodeCursor(cursor, filter);
       // One more than asked for tells whether there is a next page.
-      const found = await context.deps.reader.list({
-        ...filter,
-        ...(before !== undefined && { beforeSagaId: before }),
-        limit: limit + 1,
-      });
+      const missing = new Missing();
+      const found = await context.deps.reader.list(
+        { ...filter, ...(before !== undefined && { beforeSagaId: before }), limit: limit + 1 },
+        missing.options,
+      );
       const page = found.slice(0, limit);
       const last = page.at(-1);
       const next =
         found.length > limit && last !== undefined ? encodeCursor(last.sagaId, filter) : null;
       const links = next === null ? {} : { next: nextLink(request.url, namespace, next) };
-      return { items: page.map(sagaView), next, links };
+      return { items: page.map(sagaView), next, links, ...missing.view };
     },
   );
 }
