@@ -35,6 +35,7 @@ const COMMANDS = {
   sagax: ['cli/main.ts'],
   sim: ['test/simulation/run.ts'],
   bench: ['bench/main.ts'],
+  chaos: ['test/chaos/main.ts'],
   test: ['node_modules/vitest/vitest.mjs', 'run'],
   check: ['scripts/check.ts'],
   format: ['node_modules/prettier/bin/prettier.cjs', '--write', '--log-level', 'warn', '.'],

@@ -1,0 +1,110 @@
+/**
+ * `npm run chaos`: runs campaigns of faults on Sagax as it is deployed, each ending in the checker.
+ *
+ * Guards that the exit code says whether all of them were clean, and that what was found is kept as it comes in.
+ * See docs/RELIABILITY.md.
+ */
+import { writeFile } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { isClean, runCampaign, type Campaign, type ResultRow, type Size } from './campaign.ts';
+import { campaigns } from './campaigns/index.ts';
+import { emptyResults, table, writeDocument } from './report.ts';
+
+const HELP = `npm run chaos -- [options]
+
+  --size ci|release  how many faults; default: release
+  --only a,b         these campaigns; default: all
+  --seed N           draws load and faults; default: 1
+  --json FILE        results as JSON, rewritten after each campaign
+  --docs             put the table into docs/RELIABILITY.md
+  --list             names of the campaigns, and what each does
+  --help
+
+Exit code: 0 all clean, 1 violations, failures or unexpected ends, 64 wrong usage.
+`;
+/** Violations shown of one campaign; the JSON has all. */
+const SHOWN = 20;
+const USAGE = 64;
+
+interface Options {
+  size: Size;
+  chosen: readonly Campaign[];
+  seed: number;
+  json: string | undefined;
+  docs: boolean;
+}
+
+function parse(args: string[]): Options | string {
+  const { values } = parseArgs({
+    args,
+    options: {
+      size: { type: 'string', default: 'release' },
+      only: { type: 'string' },
+      seed: { type: 'string', default: '1' },
+      json: { type: 'string' },
+      docs: { type: 'boolean', default: false },
+      list: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) return HELP;
+  if (values.list) return campaigns.map(({ name, faults }) => `${name}: ${faults}\n`).join('');
+  if (values.size !== 'ci' && values.size !== 'release') throw new Error('--size is ci or release');
+  if (!/^\d+$/.test(values.seed)) throw new Error('--seed is a whole number');
+  const names = values.only?.split(',');
+  const unknown = (names ?? []).filter((name) => !campaigns.some((one) => one.name === name));
+  if (unknown.length > 0)
+    throw new Error(`there is no campaign ${unknown.join(', ')}; --list names them`);
+  const chosen = campaigns.filter(({ name }) => names === undefined || names.includes(name));
+  return {
+    size: values.size,
+    chosen,
+    seed: Number(values.seed),
+    json: values.json,
+    docs: values.docs,
+  };
+}
+
+function report(row: ResultRow): void {
+  const ends = Object.entries(row.ends).map(([status, n]) => `${n} ${status}`);
+  const notes = Object.entries(row.notes).map(([name, value]) => `, ${name} ${value}`);
+  console.log(
+    `${isClean(row) ? 'clean' : 'FAILED'} ${row.campaign}: ${row.faults} faults, ${row.sagas} sagas (${ends.join(', ')}), ` +
+      `${row.violations.length} violations, ${row.unexpected_ends.length} unexpected ends, ${row.duration_s} s${notes.join('')}`,
+  );
+  for (const { invariant, sagaId, what } of row.violations.slice(0, SHOWN))
+    console.log(`  ${invariant}${sagaId === null ? '' : ` saga ${sagaId}`}: ${what}`);
+  if (row.violations.length > SHOWN) console.log(`  … and ${row.violations.length - SHOWN} more`);
+  if (row.error !== null) console.log(`  no result: ${row.error}`);
+  for (const end of row.unexpected_ends) console.log(`  unexpected: ${end}`);
+}
+
+async function main(): Promise<number> {
+  let options: Options | string;
+  try {
+    options = parse(process.argv.slice(2));
+  } catch (error) {
+    process.stderr.write(`chaos: ${(error as Error).message}. See --help.\n`);
+    return USAGE;
+  }
+  if (typeof options === 'string') {
+    process.stdout.write(options);
+    return 0;
+  }
+  const { size, seed, json } = options;
+  const results = emptyResults();
+  for (const campaign of options.chosen) {
+    const say = (text: string): void =>
+      void process.stderr.write(`chaos ${campaign.name}: ${text}\n`);
+    say(`${campaign.faults}, size ${size}, seed ${seed}`);
+    const row = await runCampaign(campaign, size, seed, say);
+    results.rows.push(row);
+    report(row);
+    if (json !== undefined) await writeFile(json, `${JSON.stringify(results, null, 1)}\n`);
+  }
+  if (options.docs) await writeDocument(results);
+  console.log(`\n${table(results)}`);
+  return results.rows.every(isClean) ? 0 : 1;
+}
+
+process.exitCode = await main();
