@@ -1,7 +1,8 @@
 /**
  * `Clock` by the database: this process's monotonic clock plus an offset that is measured now and then.
  *
- * Guards that "due" means the same to every node (I11), whatever their own clocks say, and that `now` never
+ * Guards that "due" means the same to every node, whatever their own clocks say; that `now` is never ahead of the
+ * database's clock, however long an answer was on its way, so that nothing fires early (I11); and that it never
  * goes back: when the database's clock does, it stands still until time has caught up.
  */
 import type { Clock } from '../ports.ts';
@@ -9,13 +10,13 @@ import type { Database } from './pool.ts';
 
 /** Quartz drifts by up to 100 ppm: 3 ms in this time. */
 const MEASURE_INTERVAL_MS = 30_000;
-/** Of several samples the one with the shortest round trip counts; its error is at most half of that. */
+/** Each sample says how late it is at least; of several the one that says most counts. */
 const SAMPLES = 5;
 /** Longest delay that setTimeout takes. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 export interface DatabaseClock extends Clock {
-  /** Largest error of the last measurement, ms. */
+  /** How far `now` may be behind the database's clock by the last measurement, ms; it is never ahead. */
   errorMs(): number;
   /** Measures again now. If it fails, the last offset stays. @throws SagaxError DATABASE_UNAVAILABLE */
   measure(): Promise<void>;
@@ -37,19 +38,19 @@ export async function openClock(db: Database, options: ClockOptions = {}): Promi
   let last_ms = -Infinity;
 
   const measure = async (): Promise<void> => {
-    let best = { offset_ms: 0, error_ms: Infinity };
+    let best = { offset_ms: -Infinity, error_ms: Infinity };
     for (let sample = 0; sample < SAMPLES; sample++) {
       const sent_ms = monotonic();
       const [row] = await db.read<{ at: number }>({
         name: 'sagax-clock',
         text: 'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS at',
       });
-      const half_ms = (monotonic() - sent_ms) / 2;
-      if (row !== undefined && half_ms < best.error_ms) {
-        best = { offset_ms: row.at - (sent_ms + half_ms), error_ms: half_ms };
-      }
+      const received_ms = monotonic();
+      // The database looked at its clock before its answer came: it is at least that late by now.
+      const offset_ms = (row?.at ?? NaN) - received_ms;
+      if (offset_ms > best.offset_ms) best = { offset_ms, error_ms: received_ms - sent_ms };
     }
-    ({ offset_ms, error_ms } = best);
+    if (best.error_ms !== Infinity) ({ offset_ms, error_ms } = best);
   };
 
   await measure();
