@@ -22,6 +22,8 @@ export interface LoadOptions {
   api: () => { url: string; process: string };
   perS: number;
   random: Random;
+  /** The n-th saga. Default: a mixture of all shapes. */
+  draw?: (n: number, random: Random) => DrawnSaga;
 }
 
 export class Load {
@@ -81,7 +83,7 @@ export class Load {
 
   async #one(n: number): Promise<void> {
     const { random } = this.#options;
-    const drawn = drawSaga(n, random);
+    const drawn = (this.#options.draw ?? drawSaga)(n, random);
     const key = `start-${n}`;
     const isTwice = random.chance(TWICE_CHANCE);
     const starts = [this.#startSaga(key, drawn, !isTwice)];

@@ -14,7 +14,7 @@ import type { CheckOptions, Evidence, Violation } from './checker/evidence.ts';
 import { readEnds, readEvidence } from './checker/read.ts';
 import { installWitness } from './checker/witness.ts';
 import { Crew, type Role, type UnexpectedEnd } from './crew.ts';
-import { Load } from './load.ts';
+import { Load, type LoadOptions } from './load.ts';
 import { Random } from './random.ts';
 import { checkReplay, readKeptStates } from './replay.ts';
 import { freePort, PostgresBox } from './servers.ts';
@@ -35,6 +35,8 @@ export interface StageOptions {
   shards?: number;
   /** Sagas started each second. */
   perS?: number;
+  /** The n-th saga of the load. Default: a mixture of all shapes. */
+  draw?: LoadOptions['draw'];
   /** Further settings of all processes. */
   env?: { readonly [name: string]: string };
   /** Settings of one process, given the addresses of the servers: for proxies and clocks. */
@@ -65,6 +67,8 @@ export class Stage {
   readonly load: Load;
   readonly random: Random;
   readonly servers: Servers;
+  /** Settings of all processes, for a campaign that starts some of its own. */
+  readonly env: { readonly [name: string]: string };
   /** Null when the campaign brought a database of its own. */
   readonly postgres: PostgresBox | null;
   readonly kafka: KafkaServer | null;
@@ -75,6 +79,7 @@ export class Stage {
     load: Load;
     random: Random;
     servers: Servers;
+    env: { readonly [name: string]: string };
     postgres: PostgresBox | null;
     kafka: KafkaServer | null;
     closers: (() => Promise<unknown>)[];
@@ -83,6 +88,7 @@ export class Stage {
     this.load = parts.load;
     this.random = parts.random;
     this.servers = parts.servers;
+    this.env = parts.env;
     this.postgres = parts.postgres;
     this.kafka = parts.kafka;
     this.#closers = parts.closers;
@@ -101,8 +107,9 @@ export class Stage {
       const { postgres, kafka, servers } = await startServers(given, toClose);
       const random = new Random(given.seed);
       const port = await freePort();
+      const env = envOf(given, servers, port);
       const crew = new Crew({
-        env: envOf(given, servers, port),
+        env,
         envOf: (role, n) => given.envOf?.(role, n, servers) ?? {},
       });
       toClose.push(() => crew.close());
@@ -118,10 +125,11 @@ export class Stage {
         },
         perS: given.perS ?? 20,
         random: new Random(given.seed ^ 0x5a5a),
+        ...(given.draw === undefined ? {} : { draw: given.draw }),
       });
       toClose.push(() => load.close());
       load.start();
-      return new Stage({ crew, load, random, servers, postgres, kafka, closers: toClose });
+      return new Stage({ crew, load, random, servers, env, postgres, kafka, closers: toClose });
     }
   }
 
