@@ -170,6 +170,7 @@ export function twoDatabases(brokers: readonly string[] | null): void {
       const names = (await owners()).flat();
       return names.every((name) => !name.includes(`#${victim.pid}-`)) ? true : null;
     });
+    expect((await list()).ids).toEqual(newestFirst(all));
     for (const pool of pools) await checkShards(pool);
   });
 
@@ -214,6 +215,12 @@ export function twoDatabases(brokers: readonly string[] | null): void {
     );
     await second.start();
     await ended(ids, pools);
+    await eventually('nothing is missing', LIMIT_MS, async () => {
+      const { ids: listed, missing } = await list();
+      if (missing !== undefined) return null;
+      expect(listed).toEqual(newestFirst(all));
+      return true;
+    });
   });
 
   test('a list in another order is refused at start, with the remedy', async () => {

@@ -303,6 +303,13 @@ describe('lists of databases that are not the log', () => {
 });
 
 describe('one database is away', () => {
+  const key = {
+    namespace: 'default',
+    definition: 'order',
+    fingerprint: 'f',
+    sagaId: '7',
+    businessKey: 'k',
+  };
   const back = async (ports: LogPorts): Promise<void> => {
     await eventually('both answer', 15_000, async () => {
       const missing: MissingPart[] = [];
@@ -377,5 +384,32 @@ describe('one database is away', () => {
     await taken(ports.shardLeases.acquire(1, 'new', 60_000, { steal: true }));
     expect(await pages(ports, {}, 5)).toEqual(ids.toReversed());
     expect(Math.abs(ports.clockOf(1).now() - ports.clock.now())).toBeLessThan(1_000);
+  });
+
+  test('without the first one, what is global waits, and the shards of the others go on', async () => {
+    const { urls, open } = await newLog();
+    const turned: [string, string] = [await second.database(`first_${(made += 1)}`), urls[0]];
+    const before = await open({ urls: turned });
+    await before.startKeys.reserve(key);
+    await second.stop();
+    let ports: LogPorts;
+    try {
+      const away = { code: 'DATABASE_UNAVAILABLE' };
+      ports = await open({ urls: turned });
+      for (const each of [before, ports]) {
+        const lease = await taken(each.shardLeases.acquire(1, 'me', 60_000, { steal: true }));
+        const w = new Writer(lease);
+        await each.eventLog.append(w.batch({ events: [w.event(idIn(1, w.nextSeq), noted(1))] }));
+        await expect(each.nodeIds.acquire('me', 1_000)).rejects.toMatchObject(away);
+        await expect(each.startKeys.reserve(key)).rejects.toMatchObject(away);
+        await expect(each.apiKeys.list()).rejects.toMatchObject(away);
+        await expect(each.maintain()).rejects.toMatchObject(away);
+      }
+    } finally {
+      await second.start();
+    }
+    await back(ports);
+    expect(await ports.startKeys.reserve(key)).toEqual({ sagaId: '7', fresh: false });
+    expect(await ports.nodeIds.acquire('me', 1_000)).toMatchObject({ epoch: 1 });
   });
 });
