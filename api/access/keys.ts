@@ -74,7 +74,8 @@ export class KeyChecker {
   /** Whether a look at this key costs no question to the database. */
   isCached(id: string): boolean {
     const cached = this.#cache.get(id);
-    return cached?.key != null && this.#clock.now() - cached.at < KEY_CACHE_MS;
+    if (cached === undefined || cached.key === null) return false;
+    return this.#clock.now() - cached.at < KEY_CACHE_MS;
   }
 
   /** @throws SagaxError DATABASE_UNAVAILABLE when it can't be told */
@@ -109,7 +110,9 @@ export class KeyChecker {
       return key;
     } catch (error) {
       const isAway = error instanceof SagaxError && error.kind === 'retryable';
-      if (isAway && cached?.key != null && now - cached.at < KEY_STALE_MS) return cached.key;
+      const known = cached?.key ?? null;
+      const isFresh = cached !== undefined && now - cached.at < KEY_STALE_MS;
+      if (isAway && isFresh && known !== null) return known;
       throw error;
     }
   }

@@ -7,6 +7,8 @@ import { beginning, openApi, type Answered, type TestApi } from './support.ts';
 interface Operation {
   operationId: string;
   summary: string;
+  description?: string;
+  security: { [scheme: string]: string[] }[];
   tags: string[];
   parameters?: { name: string; in: string; required?: boolean; schema: object }[];
   requestBody?: { required: boolean; content: Record<string, { schema: object }> };
@@ -17,7 +19,7 @@ interface OpenApi {
   info: { title: string; version: string };
   tags: { name: string }[];
   paths: Record<string, Record<string, Operation>>;
-  components: { schemas: Record<string, object> };
+  components: { schemas: Record<string, object>; securitySchemes: Record<string, object> };
 }
 
 const documentOf = async ({ app }: TestApi): Promise<OpenApi> =>
@@ -104,6 +106,25 @@ describe('the OpenAPI document', () => {
         where,
       ).toBe(true);
     }
+  });
+
+  it('says who may call each operation, and how they show it', async () => {
+    const document = await documentOf(await openApi());
+    expect(document.components.securitySchemes).toMatchObject({
+      bearer: { type: 'http', scheme: 'bearer' },
+    });
+    const open: string[] = [];
+    for (const { path, operation } of operationsOf(document)) {
+      if (operation.security.length === 0) {
+        open.push(path);
+        continue;
+      }
+      expect(operation.security, path).toEqual([{ bearer: [] }]);
+      expect(operation.description, path).toMatch(/For the role (reader|operator|admin) and above/);
+      const refusals = ['401', '403', '429'];
+      expect(Object.keys(operation.responses), path).toEqual(expect.arrayContaining(refusals));
+    }
+    expect(new Set(open)).toEqual(new Set(['/healthz', '/readyz']));
   });
 
   it('has schemas that are JSON Schema 2020-12, and no reference to nowhere', async () => {
