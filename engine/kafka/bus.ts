@@ -18,6 +18,7 @@ import {
   type KafkaSettings,
 } from './options.ts';
 import { KafkaPublisher } from './publisher.ts';
+import { quietenRequestQueues } from './quiet.ts';
 import { assertSubscribable, KafkaSubscription } from './subscription.ts';
 
 const ADMIN_LIMIT_MS = 15_000;
@@ -44,6 +45,9 @@ class KafkaBus implements Bus {
   constructor(settings: KafkaSettings) {
     registerCodecs();
     filterTimeoutWarning();
+    if (!quietenRequestQueues()) {
+      settings.log.debug({}, 'this kafkajs is built otherwise: its timers are left as they are');
+    }
     this.#settings = settings;
     this.#publisher = new KafkaPublisher(new Kafka(settings.client), settings);
   }

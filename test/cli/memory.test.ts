@@ -1,3 +1,4 @@
+/** When a process that has become quiet collects its garbage, and that this gives memory back. */
 import { describe, expect, it } from 'vitest';
 import { HeapKeeper, nodeHost, type HeapHost } from '../../cli/memory.ts';
 
