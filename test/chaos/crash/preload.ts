@@ -46,14 +46,13 @@ Object.defineProperty(globalThis, PASS, {
     },
     after: (site: string, made: unknown): unknown => {
       if (!(made instanceof Promise)) return made;
-      const done = (): void => pass(site, 'after');
       return made.then(
         (value: unknown) => {
-          done();
+          pass(site, 'after');
           return value;
         },
         (error: unknown) => {
-          done();
+          pass(site, 'after');
           throw error;
         },
       );
