@@ -52,6 +52,13 @@ export function defineCampaign<S>(campaign: Campaign<S>): Campaign<S> {
   return campaign;
 }
 
+const opened = new Set<Stage>();
+
+/** Takes down whatever is up; for a run that is broken off. */
+export async function closeStages(): Promise<void> {
+  await Promise.all([...opened].map((stage) => stage.close()));
+}
+
 /** Runs one campaign. Never throws: what goes wrong is in the row. */
 export async function runCampaign(
   campaign: Campaign,
@@ -60,10 +67,9 @@ export async function runCampaign(
   say: Say,
 ): Promise<ResultRow> {
   const startedAt = performance.now();
-  const stages: Stage[] = [];
   const open: OpenStage = async (options) => {
     const stage = await Stage.open({ ...options, seed });
-    stages.push(stage);
+    opened.add(stage);
     return stage;
   };
   let outcome: Outcome | null = null;
@@ -75,7 +81,8 @@ export async function runCampaign(
   } catch (thrown) {
     error = thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown);
   } finally {
-    for (const stage of stages) await stage.close();
+    await closeStages();
+    opened.clear();
   }
   return {
     campaign: campaign.name,

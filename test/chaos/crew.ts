@@ -25,6 +25,8 @@ export interface Member {
   /** 0, 1, 2… within the role. */
   readonly n: number;
   process: SagaxProcess;
+  /** Whether its present process came up; settles when it has, or has ended. */
+  up: Promise<boolean>;
   /** How many processes it has had; with `role` and `n` this names one. */
   life: number;
 }
@@ -60,7 +62,7 @@ export class Crew {
   /** Adds a member and waits until it is ready. */
   async hire(role: Role): Promise<Member> {
     const n = Math.max(-1, ...this.of(role).map((one) => one.n)) + 1;
-    const member: Member = { role, n, process: this.#spawn(role, n), life: 1 };
+    const member: Member = { role, n, ...this.#spawn(role, n), life: 1 };
     this.members.push(member);
     const watch = this.#watch(member).finally(() => this.#watches.delete(watch));
     this.#watches.add(watch);
@@ -75,12 +77,7 @@ export class Crew {
   /** Resolves when the member's present process is up, or has been replaced by one that is. */
   async ready(member: Member): Promise<void> {
     while (!this.#closing.signal.aborted) {
-      const { process } = member;
-      const isUp = await process.line(READY[member.role]).then(
-        () => true,
-        () => false,
-      );
-      if (isUp) return;
+      if (await member.up) return;
       await pause(RESTART_PAUSE_MS);
     }
   }
@@ -119,8 +116,14 @@ export class Crew {
     await Promise.all(this.#watches);
   }
 
-  #spawn(role: Role, n: number): SagaxProcess {
-    return startProcess(role, { ...this.#options.env, ...this.#options.envOf?.(role, n) });
+  #spawn(role: Role, n: number): Pick<Member, 'process' | 'up'> {
+    const process = startProcess(role, { ...this.#options.env, ...this.#options.envOf?.(role, n) });
+    // Looked for from the start: later the line may be gone from those that are kept.
+    const up = process.line(READY[role]).then(
+      () => true,
+      () => false,
+    );
+    return { process, up };
   }
 
   async #watch(member: Member): Promise<void> {
@@ -134,7 +137,7 @@ export class Crew {
       }
       if (!isOver()) await pause(RESTART_PAUSE_MS);
       if (isOver()) return;
-      member.process = this.#spawn(member.role, member.n);
+      Object.assign(member, this.#spawn(member.role, member.n));
       member.life++;
     }
   }

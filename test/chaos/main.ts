@@ -6,7 +6,14 @@
  */
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
-import { isClean, runCampaign, type Campaign, type ResultRow, type Size } from './campaign.ts';
+import {
+  closeStages,
+  isClean,
+  runCampaign,
+  type Campaign,
+  type ResultRow,
+  type Size,
+} from './campaign.ts';
 import { campaigns } from './campaigns/index.ts';
 import { emptyResults, table, writeDocument } from './report.ts';
 
@@ -106,5 +113,9 @@ async function main(): Promise<number> {
   console.log(`\n${table(results)}`);
   return results.rows.every(isClean) ? 0 : 1;
 }
+
+// A run that is broken off leaves no process, server or folder behind.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+  process.once(signal, () => void closeStages().finally(() => process.exit(130)));
 
 process.exitCode = await main();
