@@ -38,6 +38,12 @@ const LOOKED_AT = /^(engine\/(runtime|postgres|kafka)|workers)\//;
 /** The memory adapters do no I/O; the embedded server is a tool of development, no part of a node. */
 const LEFT_OUT = /^workers\/memory\/|^engine\/postgres\/embedded/;
 
+const AS_PROMISE: ReadonlySet<SyntaxKind> = new Set([
+  SyntaxKind.AwaitExpression,
+  SyntaxKind.ReturnStatement,
+  SyntaxKind.VoidExpression,
+]);
+
 /** What the rules were asked about, to tell which of them are no longer needed. */
 interface Asked {
   calls: Set<string>;
@@ -118,7 +124,7 @@ class FileLook {
     for (const [index, call] of calls.entries()) {
       const type = types[index];
       if (isWithResolvers(call, this.#source)) this.#madeByHand(call);
-      else if (type !== undefined && mayBePromise(this.#checker.typeToString(type)))
+      else if (type !== undefined && mayBePromise(this.#checker.typeToString(type), call))
         this.#call(call);
     }
     for (const node of others) this.#other(node);
@@ -215,8 +221,10 @@ function isWithResolvers(call: Node, source: SourceFile): boolean {
   return expression.getText(source) === 'Promise.withResolvers';
 }
 
-function mayBePromise(type: string): boolean {
-  return /\b(Promise|PromiseLike)</.test(type.split('=>')[0] ?? '') || type === 'any';
+/** What has no type is a promise when it is treated as one. */
+function mayBePromise(type: string, call: Node): boolean {
+  if (type === 'any') return AS_PROMISE.has(call.parent.kind);
+  return /\b(Promise|PromiseLike)</.test(type.split('=>')[0] ?? '');
 }
 
 /** What an `await` may stand before without a look: calls are looked at by themselves, variables where they are made. */
