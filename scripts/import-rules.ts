@@ -107,6 +107,15 @@ const config: IConfiguration = {
       },
     ),
     forbid(
+      'checker-stands-alone',
+      'The external checker judges by what lies in the database and the topics: it knows no code of ours.',
+      { path: '^test/chaos/checker/' },
+      {
+        path: '^(engine|workers|definitions|api|cli|test|bench|scripts)/',
+        pathNot: '^test/chaos/checker/',
+      },
+    ),
+    forbid(
       'no-cycle',
       'Modules that import each other in a ring can be neither read nor tested one by one.',
       {},

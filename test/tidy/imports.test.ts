@@ -47,6 +47,14 @@ async function rulesBrokenBy(files: { [path: string]: string[] }): Promise<strin
 const to = (path: string): { [path: string]: string[] } => ({ [path]: [] });
 
 const VIOLATIONS: { rule: string; files: { [path: string]: string[] } }[] = [
+  {
+    rule: 'checker-stands-alone',
+    files: { 'test/chaos/checker/a.ts': ['../../../engine/core/b.ts'], ...to('engine/core/b.ts') },
+  },
+  {
+    rule: 'checker-stands-alone',
+    files: { 'test/chaos/checker/a.ts': ['../stage.ts'], ...to('test/chaos/stage.ts') },
+  },
   { rule: 'core-is-pure', files: { 'engine/core/a.ts': ['node:fs'] } },
   {
     rule: 'core-is-pure',

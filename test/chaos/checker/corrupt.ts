@@ -210,18 +210,16 @@ export const CORRUPTIONS: readonly Corruption[] = [
   {
     invariant: 'I6',
     name: 'participants took back in the wrong order',
+    // An order gives back the money before the stock; regions of a trip have no order among themselves.
     apply: ({ effects }) => {
       const undone = effects.filter(({ commandId }) => commandId.endsWith('.c'));
-      const a = first(undone, 'two compensations of a saga', (one) =>
-        undone.some(
-          (two) => two !== one && two.commandId.split('.')[0] === one.commandId.split('.')[0],
-        ),
+      const sagaOf = ({ commandId }: { commandId: string }): string =>
+        commandId.split('.')[0] ?? '';
+      const stock = undone.filter(({ service }) => service === 'inventory');
+      const a = first(undone, 'order that gave back money and stock', (one) =>
+        stock.some((two) => one.service === 'payments' && sagaOf(two) === sagaOf(one)),
       );
-      const b = first(
-        undone,
-        'other compensation',
-        (two) => two !== a && two.commandId.split('.')[0] === a.commandId.split('.')[0],
-      );
+      const b = first(stock, 'stock given back', (two) => sagaOf(two) === sagaOf(a));
       [a.n, b.n] = [b.n, a.n];
     },
   },
