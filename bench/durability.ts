@@ -1,17 +1,18 @@
 /**
- * What only shows with time or misfortune, on Sagax alone: timers, recovery, sleeping sagas, idle cost, REST.
+ * What only shows with time or misfortune, on Sagax alone: timers, recovery, sleeping sagas, idle cost, REST, growth.
  *
  * Guards that each starts on a system of its own, so that none measures what another left behind.
  */
 import { setTimeout as pause } from 'node:timers/promises';
+import { growth, type GrowthSizes } from './growth.ts';
 import { SagaxStack, type BusChoice } from './sagax-stack.ts';
 import { cpuByProcess, difference, rssByProcess } from './stack.ts';
 import { latencyOf } from './stats.ts';
 
-export const DURABILITY = ['timers', 'recovery', 'sleeping', 'idle', 'rest'] as const;
+export const DURABILITY = ['timers', 'recovery', 'sleeping', 'idle', 'rest', 'growth'] as const;
 export type DurabilityScenario = (typeof DURABILITY)[number];
 
-export interface DurabilitySizes {
+export interface DurabilitySizes extends GrowthSizes {
   timers: number;
   timers_spread_ms: number;
   /** Live sagas on the shards of the engine that is killed. */
@@ -53,6 +54,8 @@ export function runDurability(
       return idle(bus, sizes);
     case 'rest':
       return rest(bus, sizes);
+    case 'growth':
+      return growth(bus, sizes);
   }
 }
 

@@ -20,6 +20,7 @@ const HELP = `Usage: npm run bench -- [options]
   --only a,b,…     only these systems or scenarios
                    systems: ${SYSTEMS.join(', ')}
                    scenarios: ${[...SCENARIOS, ...DURABILITY].join(', ')}
+                   growth fills a log with a million sagas: it runs only when it is named, and once
   --rounds N       rounds, each on new servers, systems one after another in each (default 3)
   --in-flight N    sagas in flight in the closed loop (default 256)
   --shards N       shards of Sagax (default: its own, 16)
@@ -56,6 +57,9 @@ const FULL: Sizes & DurabilitySizes = {
   sleeping: 100_000,
   idle_s: 30,
   rest_s: 10,
+  growth_small: 10_000,
+  growth_large: 1_000_000,
+  growth_rounds: 5,
 };
 const QUICK: Sizes & DurabilitySizes = {
   inFlight: 64,
@@ -70,6 +74,9 @@ const QUICK: Sizes & DurabilitySizes = {
   sleeping: 2_000,
   idle_s: 5,
   rest_s: 2,
+  growth_small: 1_000,
+  growth_large: 20_000,
+  growth_rounds: 2,
 };
 
 export class UsageError extends Error {}
@@ -107,7 +114,9 @@ export function parseOptions(args: string[]): Options | null {
   return {
     systems: chosen(SYSTEMS, only, only.some(isSystem)),
     scenarios: chosen(SCENARIOS, only, anyScenario),
-    durability: chosen(DURABILITY, only, anyScenario),
+    durability: chosen(DURABILITY, only, anyScenario).filter(
+      (name) => name !== 'growth' || only.includes(name),
+    ),
     rounds: whole('--rounds', values.rounds) ?? (values.quick ? 1 : 3),
     shards: whole('--shards', values.shards),
     sizes: { ...sizes, inFlight: whole('--in-flight', values['in-flight']) ?? sizes.inFlight },

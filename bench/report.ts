@@ -47,6 +47,7 @@ const TITLES: { readonly [scenario: string]: string } = {
   sleeping: 'Sleeping sagas',
   idle: 'Idle',
   rest: 'Starts by REST',
+  growth: 'A log that grows: few and many finished sagas in it',
 };
 
 function heading({ meta, runs }: Results): string {
