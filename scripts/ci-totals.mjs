@@ -1,23 +1,24 @@
 /**
- * Adds up what CI ran: vitest's JSON report, and the check and the simulator as one each.
+ * Adds up what CI ran: vitest's JSON report, and the check, the simulator and the campaigns of faults as one each.
  *
  * Guards that a run without a report, without tests, or with a failure outside of any test (a file that
  * doesn't load, an unhandled rejection) never looks green. Prints "N passed, N failed, N skipped"
  * alone on the last line; exits 1 on any failure. Plain JavaScript, since the set-up may have failed.
  *
- * Usage: node scripts/ci-totals.mjs --report <file> --tests <exit code> --check <exit code> [--sim <exit code>]
+ * Usage: node scripts/ci-totals.mjs --report <file> --tests <exit code> --check <exit code>
+ *   [--sim <exit code>] [--chaos <exit code>]
  */
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 
 /**
  * @param {string | null} report text of vitest's JSON report; null when there is none
- * @param {{ tests: number, check: number, sim?: number }} exitCodes
+ * @param {{ tests: number, check: number, sim?: number, chaos?: number }} exitCodes
  * @returns {{ passed: number, failed: number, skipped: number, notes: string[] }}
  */
-export function totals(report, { tests, check, sim }) {
+export function totals(report, { tests, check, sim, chaos }) {
   const sum = testTotals(report, tests);
-  for (const [name, code] of Object.entries({ check, sim })) {
+  for (const [name, code] of Object.entries({ check, sim, chaos })) {
     if (code === undefined) continue;
     if (code === 0) sum.passed += 1;
     else {
@@ -65,6 +66,7 @@ function main(args) {
   }
   const exitCodes = { tests: Number(options.tests), check: Number(options.check) };
   if (options.sim !== undefined) exitCodes.sim = Number(options.sim);
+  if (options.chaos !== undefined) exitCodes.chaos = Number(options.chaos);
   const { passed, failed, skipped, notes } = totals(report, exitCodes);
   for (const note of notes) console.error(`ci: ${note}`);
   console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);

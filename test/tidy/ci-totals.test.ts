@@ -26,6 +26,7 @@ async function totalsOf(run: {
   tests: number;
   check: number;
   sim?: number;
+  chaos?: number;
 }) {
   const report = join(folder, 'tests.json');
   if (typeof run.report === 'string') await writeFile(report, run.report);
@@ -50,6 +51,7 @@ async function totalsOf(run: {
     String(run.check),
   ];
   if (run.sim !== undefined) args.push('--sim', String(run.sim));
+  if (run.chaos !== undefined) args.push('--chaos', String(run.chaos));
   return new Promise<{ line: string; exitCode: number }>((resolve) => {
     const child = execFile(process.execPath, args, (_error, stdout) =>
       resolve({ line: stdout.trimEnd().split('\n').at(-1) ?? '', exitCode: child.exitCode ?? -1 }),
@@ -78,6 +80,18 @@ describe('ci totals', () => {
       'a failed check',
       { report: green, tests: 0, check: 1, sim: 0 },
       '41 passed, 1 failed, 3 skipped',
+      1,
+    ],
+    [
+      'campaigns of faults as well',
+      { report: green, tests: 0, check: 0, sim: 0, chaos: 0 },
+      '43 passed, 0 failed, 3 skipped',
+      0,
+    ],
+    [
+      'a failed campaign of faults',
+      { report: green, tests: 0, check: 0, sim: 0, chaos: 1 },
+      '42 passed, 1 failed, 3 skipped',
       1,
     ],
     [
