@@ -15,6 +15,7 @@ import {
   MAX_BODY_BYTES,
   namespaceSchema,
   sagaIdSchema,
+  workerSource,
   type CommandBody,
   type ReplyBody,
 } from '../engine/core/wire.ts';
@@ -119,7 +120,7 @@ export function encodeReply(
   const envelope = {
     type: CE_TYPES.reply,
     id: `${commandId}#${attempt}#${outcome}${nth}`,
-    source: `/sagax/workers/${service}`,
+    source: workerSource(service),
     at,
     sagaId,
     traceparent: route.traceparent,

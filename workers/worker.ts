@@ -6,8 +6,18 @@
  * long handler. A crash anywhere means that the unfinished commands are delivered again.
  */
 import { SagaxError } from '../engine/core/errors.ts';
+import { encodeLetter } from '../engine/core/letters.ts';
 import { topicNames, type CommandBody, type ReplyBody } from '../engine/core/wire.ts';
-import type { Bus, BusBatch, Clock, ReceivedMessage, Subscription } from '../engine/ports.ts';
+import {
+  DEAD_LETTER_TEXT_LIMIT,
+  UNREADABLE_CODES,
+  type Bus,
+  type BusBatch,
+  type Clock,
+  type DeadLetter,
+  type ReceivedMessage,
+  type Subscription,
+} from '../engine/ports.ts';
 import type { ExecuteDeps } from './barrier.ts';
 import { Batches, canBatch } from './batches.ts';
 import { execute, type ExecuteHow } from './execute.ts';
@@ -46,6 +56,8 @@ export interface WorkerOptions<Tx> {
   group?: string;
   /** Longest time that a transactional handler may hold its transaction. Default 60 000 ms. */
   transactionTimeoutMs?: number;
+  /** Whether parked messages are told to the engine too, so that its API lists and redrives them. Default: they are. */
+  reportDeadLetters?: boolean;
 }
 
 export interface Worker {
@@ -251,8 +263,7 @@ class CommandWorker<Tx> implements Worker {
     } catch (error) {
       // A defect of ours would come back with each delivery: it must not hold the partition up.
       this.#options.log.error({ error, offset: String(message.offset) }, 'a defect of the worker');
-      await this.#keep(message, 'INTERNAL', cutText(textOf(error)));
-      return true;
+      return this.#keep(message, 'INTERNAL', cutText(textOf(error)));
     }
   }
 
@@ -284,12 +295,11 @@ class CommandWorker<Tx> implements Worker {
     if (published !== 'refused') return published === 'published';
     const { topic, partition } = command.replyTo;
     const reason = `The reply was refused by the bus: partition ${partition} of "${topic}" may not exist.`;
-    await this.#keep(message, 'MESSAGE_INVALID', reason);
-    return true;
+    return this.#keep(message, 'MESSAGE_INVALID', reason);
   }
 
   async #park(message: ReceivedMessage, poison: Decoded & { kind: 'poison' }): Promise<boolean> {
-    await this.#keep(message, poison.code, poison.reason);
+    if (!(await this.#keep(message, poison.code, poison.reason))) return false;
     if (poison.answer === null) return !this.#end.signal.aborted;
     const { reply, route } = poison.answer;
     const { service, clock } = this.#options;
@@ -297,7 +307,8 @@ class CommandWorker<Tx> implements Worker {
     return (await this.#replies.publish(encoded)) !== 'stopped';
   }
 
-  async #keep(message: ReceivedMessage, code: string, reason: string): Promise<void> {
+  /** @returns whether the message is done with: kept here as well as may be, and told to the engine. */
+  async #keep(message: ReceivedMessage, code: string, reason: string): Promise<boolean> {
     const { clock, log, service, store } = this.#options;
     const place = { topic: message.topic, partition: message.partition };
     const fields = { service, code, reason, ...place, offset: String(message.offset) };
@@ -307,12 +318,26 @@ class CommandWorker<Tx> implements Worker {
       try {
         await store.park(letter);
         log.warn(fields, 'a message that is no valid command was parked');
-        return;
+        break;
       } catch (error) {
         log.error({ ...fields, error: textOf(error) }, 'a dead letter could not be kept');
         await clock.sleep(PARK_PAUSE_MS * 2 ** (tries - 1), this.#stop.signal);
       }
     }
+    return this.#report({ ...letter, value: tellable(message.value, code) });
+  }
+
+  /** Tells the engine. An inbox that refuses the report must not hold the partition up: the letter is kept here. */
+  async #report(letter: DeadLetter): Promise<boolean> {
+    const { log, service, topicPrefix, reportDeadLetters = true } = this.#options;
+    if (!reportDeadLetters) return true;
+    // It belongs to no saga, and any partition will do: this one there always is.
+    const place = { topic: topicNames(topicPrefix).inbox, partition: 0 };
+    const told = await this.#replies.publish({ ...place, ...encodeLetter(service, letter) });
+    if (told === 'refused') {
+      log.error({ service, ...place }, 'a dead letter is kept here only: its report was refused');
+    }
+    return told !== 'stopped';
   }
 
   #encode(reply: ReplyBody, command: CommandBody): ReturnType<typeof encodeReply> {
@@ -339,6 +364,11 @@ class CommandWorker<Tx> implements Worker {
       log.warn({ error: textOf(error), commandId: command.commandId }, 'a heartbeat was not sent');
     }
   }
+}
+
+/** As the engine keeps its own: cut when nobody could read it, else whole, so that it can be redriven. */
+function tellable(value: string | null, code: string): string | null {
+  return UNREADABLE_CODES.has(code) ? (value?.slice(0, DEAD_LETTER_TEXT_LIMIT) ?? null) : value;
 }
 
 function keyOf(message: ReceivedMessage, decoded: Decoded): string {

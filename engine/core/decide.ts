@@ -148,7 +148,7 @@ function translate(
         : { cause: dueCause(due) };
     }
     case 'reply':
-      return translateReply(definition, state, input.body);
+      return translateReply(definition, state, input.body, input.service);
     case 'signal':
       return translateSignal(definition, state, input.body);
     case 'cancel': {

@@ -18,11 +18,15 @@ import type { ReplyBody } from './wire.ts';
 export type Translation =
   { cause: CauseEvent } | { ignored: string } | { refused: ErrorCode; why: string };
 
-/** @param body a reply that names this saga or claims to */
+/**
+ * @param body a reply that names this saga or claims to
+ * @param service whose worker says that it wrote it, if one does
+ */
 export function translateReply(
   definition: AnyDefinition,
   state: SagaState,
   body: ReplyBody,
+  service?: string,
 ): Translation {
   const step = state.steps[stepIdOf(body.commandId)];
   const n = Number(stepIdOf(body.commandId).split('.')[1]);
@@ -33,6 +37,13 @@ export function translateReply(
     };
   }
   if (step === undefined) return { ignored: 'the step is closed' };
+  const asked = serviceAsked(definition, step.step, body.commandId);
+  if (service !== undefined && asked !== undefined && service !== asked) {
+    return {
+      refused: 'COMMAND_UNKNOWN',
+      why: `${body.commandId} was sent to the service ${asked}; a worker of ${service} can't answer it.`,
+    };
+  }
   const found = findCall(state, body.commandId);
   switch (opOf(body.commandId)) {
     case 'do':
@@ -49,6 +60,19 @@ export function translateReply(
         ? { ignored: 'the compensation is closed' }
         : compensateReply(found.call, body);
   }
+}
+
+/** The service that a command went to. */
+function serviceAsked(
+  definition: AnyDefinition,
+  stepName: string,
+  commandId: string,
+): string | undefined {
+  const spec = definition.actors.get(stepName);
+  if (spec?.kind !== 'step') return undefined;
+  return opOf(commandId) === 'compensate'
+    ? spec.compensation?.contract.service
+    : spec.contract.service;
 }
 
 type CallView = { commandId: string; status: string; attempt: number };

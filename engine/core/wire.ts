@@ -135,7 +135,8 @@ export const operatorBodySchema = z.object({
 /** An input for one saga, as it stands in the inbox topic (key = saga id). */
 export type InboxInput =
   | { type: 'start'; body: z.infer<typeof startBodySchema> }
-  | { type: 'reply'; body: ReplyBody }
+  /** `service`: whose worker wrote it, as its `ce_source` says; not there when somebody else did. */
+  | { type: 'reply'; body: ReplyBody; service?: string }
   | { type: 'signal'; body: z.infer<typeof signalBodySchema> }
   | { type: 'cancel'; body: z.infer<typeof cancelBodySchema> }
   | { type: 'operator'; body: z.infer<typeof operatorBodySchema> };
@@ -149,6 +150,8 @@ export const CE_TYPES = {
   cancel: 'sagax.cancel.v1',
   operator: 'sagax.operator.v1',
   domainEvent: 'sagax.domain-event.v1',
+  /** A participant's dead letter, told to the engine (letters.ts). */
+  deadLetter: 'sagax.dead-letter.v1',
 } as const;
 
 const INBOX_SCHEMAS = {
@@ -215,7 +218,23 @@ export function decodeInbox(message: {
       `ce_type is ${type === undefined ? 'missing' : `"${type}"`}; the inbox takes ${Object.keys(INBOX_SCHEMAS).join(', ')}.`,
     );
   }
-  return { type: entry.type, body: parseWith(entry.schema, message.value) } as InboxInput;
+  const input = { type: entry.type, body: parseWith(entry.schema, message.value) } as InboxInput;
+  if (input.type !== 'reply') return input;
+  const service = workerIn(message.headers['ce_source']);
+  return service === undefined ? input : { ...input, service };
+}
+
+const WORKER_SOURCE = '/sagax/workers/';
+
+/** `ce_source` of what a service's worker writes. */
+export function workerSource(service: string): string {
+  return `${WORKER_SOURCE}${service}`;
+}
+
+function workerIn(source: string | undefined): string | undefined {
+  return source?.startsWith(WORKER_SOURCE) === true
+    ? source.slice(WORKER_SOURCE.length)
+    : undefined;
 }
 
 /** @throws SagaxError MESSAGE_INVALID or PAYLOAD_REFUSED. */

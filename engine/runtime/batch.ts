@@ -7,6 +7,7 @@
 import type { decide as coreDecide } from '../core/decide.ts';
 import { SagaxError, type ErrorCode } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
+import { decodeLetter, isLetter, type ReportedLetter } from '../core/letters.ts';
 import { partitionOf } from '../core/shards.ts';
 import {
   earliestDue,
@@ -55,8 +56,9 @@ export interface BatchContext {
 }
 
 type LiveEntry = Extract<Entry, { kind: 'live' }>;
-type Parsed =
-  { message: ReceivedMessage; input: InboxInput } | { message: ReceivedMessage; error: SagaxError };
+type Parsed = { message: ReceivedMessage } & (
+  { input: InboxInput } | { letter: ReportedLetter } | { error: SagaxError }
+);
 
 export class BatchBuilder {
   readonly #context: BatchContext;
@@ -177,6 +179,7 @@ export class BatchBuilder {
 
   #applyMessage(one: Parsed): void {
     if ('error' in one) return this.#park(one.message, one.error.code, one.error.message);
+    if ('letter' in one) return this.#keepReported(one.letter);
     const { message, input } = one;
     const { sagaId, namespace } = input.body;
     if (!this.#isOurs(input)) {
@@ -364,6 +367,12 @@ export class BatchBuilder {
     });
   }
 
+  /** A participant has parked a message of a command topic: people see it, and redrive it, here. */
+  #keepReported(letter: ReportedLetter): void {
+    this.#context.telemetry.count('dead_letters_total', 1, { code: letter.code });
+    this.#deadLetters.push(letter);
+  }
+
   /** Publishes messages that belong to other shards; before the commit, so that none is lost (a repeat is dropped there). */
   async forward(): Promise<void> {
     if (this.#forwards.length === 0) return;
@@ -422,6 +431,7 @@ function asError(thrown: unknown): Error {
 
 function parse(message: ReceivedMessage): Parsed {
   try {
+    if (isLetter(message)) return { message, letter: decodeLetter(message) };
     return { message, input: decodeInbox(message) };
   } catch (error) {
     const known =

@@ -6,6 +6,7 @@ import { describe, expect, it, test } from 'vitest';
 import { z } from 'zod';
 import { MAX_JSON_DEPTH } from '../../engine/core/json.ts';
 import { murmur2, partitionOf } from '../../engine/core/shards.ts';
+import { decodeLetter, encodeLetter } from '../../engine/core/letters.ts';
 import {
   CE_TYPES,
   decodeCommand,
@@ -35,6 +36,8 @@ const domainEventSchema = z.strictObject({
 
 function decode(kind: string, value: string): unknown {
   if (kind === 'domainEvent') return domainEventSchema.parse(parseBody(value));
+  if (kind === 'deadLetter')
+    return JSON.parse(encodeLetter('billing', decodeLetter({ value })).value);
   const headers = { ce_type: CE_TYPES[kind as keyof typeof CE_TYPES] };
   return kind === 'command'
     ? decodeCommand({ headers, value })
@@ -142,6 +145,20 @@ describe('hostile messages', () => {
         value: JSON.stringify({ ...short, later: 1 }),
       }),
     ).toEqual({ type: 'reply', body: reply });
+  });
+
+  it('says whose worker wrote a reply, when its source does', () => {
+    const from = (source: string): unknown =>
+      decodeInbox({
+        headers: { ce_type: CE_TYPES.reply, ce_source: source },
+        value: JSON.stringify(reply),
+      });
+    expect(from('/sagax/workers/billing')).toEqual({
+      type: 'reply',
+      body: reply,
+      service: 'billing',
+    });
+    expect(from('/billing')).toEqual({ type: 'reply', body: reply });
   });
 
   it('refuses to send a body over the limit', () => {

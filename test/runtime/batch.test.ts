@@ -1,6 +1,7 @@
 /** What one batch makes of its messages: poison beside healthy ones, faulted machines, namespaces, and foreign partitions. */
 import { describe, expect, test } from 'vitest';
 import { decide } from '../../engine/core/decide.ts';
+import { encodeLetter } from '../../engine/core/letters.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
 import type { ReceivedMessage } from '../../engine/ports.ts';
 import {
@@ -88,6 +89,29 @@ describe('poison in the middle of a batch', () => {
 });
 
 describe('dead letters', () => {
+  test('of participants come in by the inbox and are kept as they were; a report that is none is one itself', async () => {
+    const rig = await shardRig();
+    const shard = await rig.open();
+    const letter = {
+      topic: 't.commands.shop',
+      partition: 3,
+      offset: 9_007_199_254_740_993n,
+      key: 'k\0',
+      headers: { ce_type: 'x' },
+      value: '\ud800 \0',
+      code: 'MESSAGE_INVALID',
+      reason: 'no JSON',
+      at: 5,
+    };
+    const report = encodeLetter('shop', letter);
+    const broken = { ...report, value: report.value.replace('"offset"', '"place"') };
+    await shard.handle(rig.next(report, startOf('1'), broken));
+    expect(rig.memory.db.deadLetters[0]).toMatchObject(letter);
+    expect(letters(rig).slice(1)).toEqual([[2, 'MESSAGE_INVALID']]);
+    expect(rig.types('1')).toHaveLength(2);
+    await shard.close();
+  });
+
   test('of a version that is not deployed here are kept whole, and go through once it is', async () => {
     const rig = await shardRig();
     const without = await rig.open({ definitions: [job] });

@@ -1,7 +1,9 @@
 /** Messages that are no commands: parked, answered when they say to whom, and never in anybody's way. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { decodeLetter, isLetter } from '../../engine/core/letters.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
 import { settle } from '../../engine/memory/clock.ts';
+import { DEAD_LETTER_TEXT_LIMIT } from '../../engine/ports.ts';
 import { transactional, type Handler } from '../../workers/handlers.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
 import { openBench, type Bench } from './support/bench.ts';
@@ -97,6 +99,44 @@ describe('poison messages', () => {
     });
     expect(rig.database.deadLetters).toHaveLength(1);
     expect(await rig.count('sold')).toBe(0);
+  });
+
+  test('each is told to the engine, whole where it can be redriven, whatever is in it', async () => {
+    const poison = [raw('not JSON'), raw(null), raw('"\ud800\u0000"'), raw('é'.repeat(70_000))];
+    await bench.start(rig.connect(), [counting()]);
+    for (const message of poison) bench.sendRaw(message);
+    bench.send(commandFor(reserve));
+    await bench.replies(1);
+    await settle();
+    const letters = bench.rawReplies().filter(isLetter).map(decodeLetter);
+    expect(letters).toEqual(
+      poison.map(({ topic, key, headers, value }, index) => ({
+        topic,
+        partition,
+        offset: BigInt(index),
+        key,
+        headers,
+        value: value?.slice(0, DEAD_LETTER_TEXT_LIMIT) ?? null,
+        code: 'MESSAGE_INVALID',
+        reason: expect.any(String) as string,
+        at: rig.clock.now(),
+      })),
+    );
+    // Reports lie in a partition that every deployment has, and belong to no saga.
+    expect(
+      bench
+        .rawReplies()
+        .filter(isLetter)
+        .map((one) => one.partition),
+    ).toEqual([0, 0, 0, 0]);
+  });
+
+  test('a worker that is told not to report does not', async () => {
+    await bench.start(rig.connect(), [counting()], { reportDeadLetters: false });
+    bench.sendRaw(raw('not JSON'));
+    bench.send(commandFor(reserve));
+    await bench.replies(1);
+    expect(bench.rawReplies().filter(isLetter)).toEqual([]);
   });
 
   test('a dead letter that can not be kept does not stop the partition', async () => {

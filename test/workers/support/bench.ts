@@ -4,6 +4,7 @@
 import { MemoryBroker, type BrokerOptions } from '../../../engine/memory/broker.ts';
 import { memoryBus } from '../../../engine/memory/bus.ts';
 import { PlainHost } from '../../../engine/memory/host.ts';
+import { isLetter } from '../../../engine/core/letters.ts';
 import { replyBodySchema, type CommandBody, type ReplyBody } from '../../../engine/core/wire.ts';
 import type { Bus, BusMessage, Clock, ReceivedMessage } from '../../../engine/ports.ts';
 import type { Handler } from '../../../workers/handlers.ts';
@@ -60,7 +61,7 @@ export async function openBench(clock: Clock, options: BrokerOptions = {}): Prom
   const [answers, beats]: [ReplyBody[], ReplyBody[]] = [[], []];
   const told = (messages: readonly BusMessage[]): void => {
     for (const message of messages) {
-      if (message.topic !== INBOX) continue;
+      if (message.topic !== INBOX || isLetter(message)) continue;
       const reply = replyBodySchema.parse(JSON.parse(message.value));
       (reply.outcome === 'heartbeat' ? beats : answers).push(reply);
     }
