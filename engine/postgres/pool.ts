@@ -180,6 +180,9 @@ function isPassing(state: string): boolean {
   return state.startsWith('53') || state === '57014' || state === '25006' || CONFLICTS.has(state);
 }
 
+/** Wrong password, no such user or no right to log in, no such database: trying again does not help. */
+const REFUSED_LOGINS: ReadonlySet<string> = new Set(['28P01', '28000', '3D000']);
+
 /**
  * An error of pg or of its socket as one of ours. What is no failure of the database comes back as it is.
  * @param intent `write` only when the statement was sent: then a broken connection leaves it unknown
@@ -202,6 +205,13 @@ export function mapError(error: unknown, intent: Intent): unknown {
     );
   }
   const state = sqlState(error);
+  if (state !== null && REFUSED_LOGINS.has(state)) {
+    return new SagaxError(
+      'CONFIG_INVALID',
+      `Postgres lets nobody in by these settings (${words}). Mend user, password and database in DATABASE_URL.`,
+      { cause: error },
+    );
+  }
   if (state !== null && isPassing(state)) {
     return new SagaxError(
       'DATABASE_UNAVAILABLE',

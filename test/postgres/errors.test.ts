@@ -25,6 +25,12 @@ describe('mapError', () => {
     },
   );
 
+  test.each(['28P01', '28000', '3D000'])('%s: a setting is wrong, and is named', (code) => {
+    const error = mapError(pgError(code), 'write');
+    expect(error).toMatchObject({ code: 'CONFIG_INVALID' });
+    expect((error as Error).message).toContain('DATABASE_URL');
+  });
+
   test('what pg refuses to send was not written', () => {
     const error = mapError(
       new Error('Client has encountered a connection error and is not queryable'),
