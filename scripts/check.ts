@@ -32,6 +32,7 @@ const PARTS: { [name: string]: { what: string; args: string[] } } = {
     what: 'dead code (knip)',
     args: ['node_modules/knip/bin/knip.js', '--no-progress', '--no-config-hints'],
   },
+  audit: { what: 'known vulnerabilities, high and up (npm audit)', args: ['scripts/audit.ts'] },
   imports: { what: 'import rules (dependency-cruiser)', args: ['scripts/check-imports.ts'] },
   awaits: { what: 'I/O without a crash point', args: ['scripts/check-awaits.ts'] },
   tidy: { what: 'headers, lengths, leftovers (tidy)', args: ['scripts/tidy.ts'] },
@@ -62,7 +63,9 @@ function runPart(args: string[]): Promise<Outcome> {
 function report(name: string, what: string, { ok, output, ms }: Outcome): void {
   const seconds = (ms / 1000).toFixed(1);
   if (!ok) console.log(output.replaceAll(root, ''));
-  console.log(`${ok ? 'ok    ' : 'FAILED'} ${name}: ${what}, ${seconds} s`);
+  // A part that could not look says so in its first line; it is no failure, and no success to rely on.
+  const skipped = ok && output.startsWith('skipped') ? `: ${output.split('\n')[0] ?? ''}` : '';
+  console.log(`${ok ? 'ok    ' : 'FAILED'} ${name}: ${what}, ${seconds} s${skipped}`);
 }
 
 async function main(wanted: string[]): Promise<void> {
