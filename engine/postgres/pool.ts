@@ -106,19 +106,37 @@ export class Database {
         throw mapError(error, 'repeatable');
       });
       let broken = false;
+      let silent = false;
       try {
         return await client.query<R>(query);
       } catch (error) {
         broken = isConnectionError(error);
+        silent = isSilence(error);
         throw mapError(error, intent);
       } finally {
         client.release(broken);
+        if (silent) dropIdle(this.pool).catch(ignore);
       }
     }, attempts);
   }
 }
 
 function ignore(): void {}
+
+/** Whether the server never answered, though the connection seems to be there: the line may be dead. */
+function isSilence(error: unknown): boolean {
+  return error instanceof Error && error.message === 'Query read timeout';
+}
+
+/**
+ * Closes the connections that are idle now. Where one line has died without a word, those that wait beside it
+ * most likely have too, and each would cost its next user the whole time limit again.
+ */
+async function dropIdle(pool: pg.Pool): Promise<void> {
+  // All asked for in one turn, so that nobody gets one of them in between.
+  const idle = Array.from({ length: pool.idleCount }, () => pool.connect());
+  await Promise.all(idle.map(async (client) => (await client).release(true)));
+}
 
 /** Conflicts between transactions: the server has rolled back, and the same statement may succeed now. */
 const CONFLICTS: ReadonlySet<string> = new Set(['40001', '40P01', '55P03']);

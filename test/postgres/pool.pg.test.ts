@@ -1,7 +1,8 @@
 /** Connections that die while nobody waits for an answer on them. */
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
-import { createPool } from '../../engine/postgres/index.ts';
+import { createPool, Database } from '../../engine/postgres/index.ts';
+import { PgProxy } from '../support/pg-proxy.ts';
 import { testDatabase } from '../support/postgres.ts';
 
 test('a connection that is ended between two statements of its holder does not end the process', async () => {
@@ -12,13 +13,36 @@ test('a connection that is ended between two statements of its holder does not e
     // Nobody else listens while a holder has it: unheard, the error would be thrown out of the event loop.
     expect(client.listenerCount('error')).toBeGreaterThan(0);
     const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
-    const ended = once(client, 'end');
+    // The error comes first, perhaps before anybody awaits the end.
+    const ended = once(client, 'end').catch(() => undefined);
     await db.pool.query('SELECT pg_terminate_backend($1)', [rows[0]?.pid]);
-    await ended.catch(() => undefined);
+    await ended;
   } finally {
     client.release(true);
   }
   expect((await pool.query<{ one: number }>('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
   await pool.end();
   await db.drop();
+});
+
+test('when one line has died without a word, the idle ones beside it cost nobody the time limit again', async () => {
+  const db = await testDatabase();
+  const proxy = await PgProxy.start(db.url);
+  // The client's limit is 5 s above the server's.
+  const pool = createPool({ url: proxy.url, statementTimeoutMs: 100 });
+  const database = new Database(pool);
+  try {
+    const one = { text: 'SELECT 1 AS one, pg_sleep(0.05)' };
+    await Promise.all([1, 2, 3].map(() => database.read(one)));
+    expect(pool.idleCount).toBe(3);
+    for (const session of proxy.sessions()) session.goSilent();
+    await expect(database.read(one)).rejects.toMatchObject({ code: 'DATABASE_UNAVAILABLE' });
+    const began = performance.now();
+    expect(await database.read<{ one: number }>(one)).toMatchObject([{ one: 1 }]);
+    expect(performance.now() - began).toBeLessThan(4_000);
+  } finally {
+    await pool.end();
+    await proxy.close();
+    await db.drop();
+  }
 });
