@@ -3,6 +3,7 @@ import type { Campaign } from '../campaign.ts';
 import { broker } from './broker.ts';
 import { clocks } from './clocks.ts';
 import { failover } from './failover.ts';
+import { crashPoints, crashPointsOnPostgres } from '../crash/campaign.ts';
 import { kills } from './kills.ts';
 import { postgresStopsOnKafka, postgresStopsOnPostgres } from './postgres-stops.ts';
 import { storm } from './storm.ts';
@@ -18,4 +19,6 @@ export const campaigns: readonly Campaign[] = [
   zombiesOnPostgres,
   zombiesOnKafka,
   clocks,
+  crashPoints,
+  crashPointsOnPostgres,
 ];
