@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { OutgoingHttpHeaders } from 'node:http';
 import { composeSnowflake } from '../../engine/core/ids.ts';
 import { decodeInbox } from '../../engine/core/wire.ts';
+import { INNER_WORDS } from '../support/injections.ts';
 import { beginning, openApi, type TestApi } from './support.ts';
 
 /**
@@ -45,6 +46,7 @@ async function probe(
     isProblem: type === 'application/problem+json',
     hasCode: typeof code === 'string',
     shown,
+    told: body,
   };
 }
 
@@ -54,9 +56,13 @@ function expectOrderly({
   isProblem,
   hasCode,
   shown,
+  told,
 }: Awaited<ReturnType<typeof probe>>): void {
   expect(statusCode, shown).toBeLessThan(500);
   expect([isProblem, hasCode], shown).toEqual([statusCode >= 400, true]);
+  // A prototype that a body could change would show on every object.
+  expect(Object.keys(Object.prototype), shown).toEqual([]);
+  expect(told, shown).not.toMatch(INNER_WORDS);
 }
 
 const text = fc.oneof(
