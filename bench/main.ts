@@ -7,6 +7,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { writeCapacity } from './capacity.ts';
 import { runDurability, type DurabilityScenario } from './durability.ts';
 import { parseOptions, UsageError, type Options, type System } from './options.ts';
 import { installPeers, startDbos, startRestate } from './peers.ts';
@@ -173,6 +174,7 @@ async function main(options: Options): Promise<void> {
   }
   process.stdout.write(`${tables(results)}\n`);
   if (options.docs) await writeDocument(results);
+  if (options.docs || options.scaling) await writeCapacity(results);
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -25,7 +25,8 @@ const HELP = `Usage: npm run bench -- [options]
   --in-flight N    sagas in flight in the closed loop (default 256)
   --shards N       shards of Sagax (default: its own, 16)
   --json file      write every round's figures
-  --docs           put the tables into docs/BENCHMARKS.md
+  --docs           put the tables into docs/BENCHMARKS.md and docs/SCALING.md
+  --scaling        put the costs of a saga, and what they come to, into docs/SCALING.md alone
   --from file      don't run: show the tables of such a JSON file (with --docs: write them)
   --profile        CPU profiles of engine and worker, and the statements that took longest
 `;
@@ -39,6 +40,7 @@ export interface Options {
   sizes: Sizes & DurabilitySizes;
   json: string | null;
   docs: boolean;
+  scaling: boolean;
   from: string | null;
   profile: boolean;
   quick: boolean;
@@ -93,6 +95,7 @@ export function parseOptions(args: string[]): Options | null {
       shards: { type: 'string' },
       json: { type: 'string' },
       docs: { type: 'boolean', default: false },
+      scaling: { type: 'boolean', default: false },
       from: { type: 'string' },
       profile: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
@@ -122,6 +125,7 @@ export function parseOptions(args: string[]): Options | null {
     sizes: { ...sizes, inFlight: whole('--in-flight', values['in-flight']) ?? sizes.inFlight },
     json: values.json ?? null,
     docs: values.docs,
+    scaling: values.scaling,
     from: values.from ?? null,
     profile: values.profile,
     quick: values.quick,

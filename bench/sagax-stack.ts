@@ -68,7 +68,7 @@ export class SagaxStack implements Stack {
     };
   }
 
-  /** Engine tables, the bus's tables, the participants' tables; and Kafka's log. */
+  /** Engine tables, the bus's tables, the participants' tables; Kafka's log; all that was written ahead (`wal`). */
   async stored(): Promise<ByProcess> {
     const { rows } = await this.postgres.pool.query<{ what: string; bytes: string }>(`
       SELECT CASE WHEN n.nspname = 'bench' THEN 'participants' WHEN c.relname LIKE 'bus\\_%' THEN 'bus' ELSE 'log' END AS what,
@@ -79,6 +79,10 @@ export class SagaxStack implements Stack {
       rows.map(({ what, bytes }) => [what, Number(bytes)]),
     );
     if (this.#kafka !== null) stored['bus'] = await this.#kafka.logBytes();
+    const wal = await this.postgres.pool.query<{ bytes: string }>(
+      `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') AS bytes`,
+    );
+    stored['wal'] = Number(wal.rows[0]?.bytes);
     return stored;
   }
 
