@@ -105,9 +105,12 @@ async function acquire(
     nodeId,
     startAboveMs,
     now: () => clock.now(),
-    leaseHolds: () =>
-      clock.monotonic() < held.deadline_ms &&
-      held.generator.lastMs + 1 < Math.max(held.ceiling_ms, startAboveMs + 2),
+    leaseHolds: () => {
+      // The time of the next id, not of the last one: a clock that leaps ahead may carry it past the ceiling.
+      const next_ms = Math.max(held.generator.lastMs + 1, clock.now());
+      const isBelow = next_ms < Math.max(held.ceiling_ms, startAboveMs + 2);
+      return isBelow && clock.monotonic() < held.deadline_ms;
+    },
   });
   return held;
 }

@@ -197,6 +197,36 @@ describe('snowflakes', () => {
     await source.close();
   });
 
+  test('a clock that leaps ahead: no id beyond the time up to which the node id is leased, until it is renewed', async () => {
+    const [time, leased] = [{ wall_ms: 1_800_000_000_000 }, { until_ms: 0 }];
+    let slept: () => void = () => undefined;
+    const clock = {
+      now: () => time.wall_ms,
+      monotonic: () => 1_000,
+      sleep: (_ms: number, signal?: AbortSignal) =>
+        new Promise<boolean>((resolve) => {
+          slept = () => resolve(true);
+          signal?.addEventListener('abort', () => resolve(false));
+        }),
+    };
+    const lease = (): void => void (leased.until_ms = time.wall_ms + 10_000);
+    const nodeIds = {
+      ...ports.nodeIds,
+      acquire: async () => (lease(), { nodeId: 5, epoch: 1, startAboveMs: 0 }),
+      renew: async () => (lease(), true),
+      release: async () => undefined,
+    };
+    const source = await createSnowflakes(nodeIds, clock, 'o', 10_000);
+    expect(parseSnowflake(source.next()).ms).toBeLessThan(leased.until_ms);
+    time.wall_ms += 60_000;
+    expect(() => source.next()).toThrow(expect.objectContaining({ code: 'NODE_LEASE_LOST' }));
+    slept();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(parseSnowflake(source.next()).ms).toBe(time.wall_ms);
+    expect(time.wall_ms).toBeLessThan(leased.until_ms);
+    await source.close();
+  });
+
   test('a renewal that does not come: no ids past the deadline, until one does', async () => {
     const time = { ms: 1_000 };
     let reachable = true;
