@@ -12,7 +12,12 @@ import { TimerQueue } from './timer-queue.ts';
 /** How far ahead wake-ups are read from the log, and how often. */
 const HORIZON_MS = 60_000;
 const SCAN_MS = 30_000;
-const SCAN_LIMIT = 10_000;
+/** Sagas read at once ahead of their time: few, since reading them takes time from those that are due meanwhile. */
+const AHEAD_LIMIT = 2_000;
+/** Between reads ahead at the least, unless what was read falls due before. */
+const AHEAD_REST_MS = 500;
+/** Sagas read at once while whole pages of them are due already: many, since those under way are read again. */
+const HERD_LIMIT = 10_000;
 const SCAN_RETRY_MS = 250;
 /** Sagas queued at most; what comes on top is read from the log when it is due. */
 const QUEUE_LIMIT = 50_000;
@@ -41,6 +46,12 @@ export class WakeUps {
   readonly #due = new Set<string>();
   #horizonAt = -Infinity;
   #scanDueAt = -Infinity;
+  /** A read of the log that is under way: what is due is taken meanwhile. */
+  #scanning: Promise<void> | null = null;
+  /** Sagas taken or noted since that read began: what it finds of them is old. */
+  readonly #newer = new Set<string>();
+  /** The last page read was due as a whole. */
+  #isHerd = false;
   #sleep = new AbortController();
 
   /** @param onDue called when sagas have become due */
@@ -80,6 +91,7 @@ export class WakeUps {
 
   /** A wake-up was committed. @param dueAt ms since the epoch; null when the saga has none any more */
   note(sagaId: string, dueAt: number | null): void {
+    if (this.#scanning !== null) this.#newer.add(sagaId);
     if (dueAt === null) {
       this.#queued.delete(sagaId);
       this.#dropStale();
@@ -103,16 +115,19 @@ export class WakeUps {
   async run(): Promise<void> {
     const { clock } = this.#deps;
     while (!this.#stop.signal.aborted) {
-      if (clock.now() >= this.#scanDueAt && this.#hasRoom) await this.#scan(clock.now());
+      // First: what was read and is due must not be read again.
       this.#takeDue(clock.now());
-      const scanAt = this.#hasRoom ? this.#scanDueAt : Infinity;
+      if (this.#mayScan && clock.now() >= this.#scanDueAt) this.#startScan(clock.now());
+      // The end of a scan, and room that `take` makes, wake it.
+      const scanAt = this.#mayScan ? this.#scanDueAt : Infinity;
       const nextAt = Math.min(this.#queue.peek()?.dueAt ?? Infinity, scanAt);
       this.#sleep = new AbortController();
-      if (this.#stop.signal.aborted) return;
-      // Without room `take` wakes it; the period is only a net below that.
+      if (this.#stop.signal.aborted) break;
+      // The period is only a net below that.
       const rest_ms = Math.min(nextAt - clock.now(), SCAN_MS);
       await clock.sleep(Math.max(1, rest_ms), this.#sleep.signal);
     }
+    await this.#scanning;
   }
 
   stop(): void {
@@ -122,6 +137,19 @@ export class WakeUps {
 
   get #hasRoom(): boolean {
     return this.#due.size < DUE_LOW;
+  }
+
+  get #mayScan(): boolean {
+    return this.#scanning === null && this.#hasRoom;
+  }
+
+  #startScan(now: number): void {
+    this.#newer.clear();
+    this.#scanning = this.#scan(now).then(() => {
+      this.#scanning = null;
+      this.#newer.clear();
+      this.#sleep.abort();
+    });
   }
 
   /** Most sagas end long before their timers are due: their entries must not outnumber the others. */
@@ -143,17 +171,27 @@ export class WakeUps {
     // Set before the read: a wake-up that is committed meanwhile must be seen by one of the two.
     this.#horizonAt = until;
     this.#scanDueAt = now + (isCrowded ? CROWDED_SCAN_MS : SCAN_MS);
+    const limit = this.#isHerd || isCrowded ? HERD_LIMIT : AHEAD_LIMIT;
     try {
-      const due = await this.#deps.eventLog.dueWakeups(this.#shard, until, SCAN_LIMIT);
+      const due = await this.#deps.eventLog.dueWakeups(this.#shard, until, limit);
+      const queuedBefore = this.#queued.size;
       for (const { sagaId, dueAt } of due) {
+        if (this.#newer.has(sagaId) || this.#due.has(sagaId)) continue;
         const known = this.#queued.get(sagaId);
         if (known === undefined || known > dueAt) this.#push(sagaId, dueAt);
       }
       const last = due.at(-1);
-      if (due.length < SCAN_LIMIT || last === undefined) return;
-      // There are more: they are read when these have fallen due and been worked off.
+      this.#isHerd = due.length === limit && last !== undefined && last.dueAt <= now;
+      if (due.length < limit || last === undefined) return;
       this.#horizonAt = Math.min(this.#horizonAt, last.dueAt);
-      this.#scanDueAt = Math.min(this.#scanDueAt, last.dueAt);
+      // There are more: they are read while half of these are still to come. A page that brings nothing new is of
+      // one moment, or all under way: the next is read when it is due and there is room.
+      const middle = Math.max((now + last.dueAt) / 2, now + AHEAD_REST_MS);
+      const isNew = this.#queued.size > queuedBefore;
+      this.#scanDueAt = Math.min(
+        this.#scanDueAt,
+        isNew ? Math.min(middle, last.dueAt) : last.dueAt,
+      );
     } catch (error) {
       this.#scanDueAt = now + SCAN_RETRY_MS;
       this.#deps.telemetry.log.warn(
@@ -171,6 +209,7 @@ export class WakeUps {
     ) {
       this.#queue.pop();
       if (this.#queued.get(first.sagaId) !== first.dueAt) continue;
+      if (this.#scanning !== null) this.#newer.add(first.sagaId);
       this.#queued.delete(first.sagaId);
       this.#deps.telemetry.observe('timer_lateness_seconds', Math.max(0, now - first.dueAt) / 1000);
       this.#due.add(first.sagaId);

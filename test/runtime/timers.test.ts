@@ -225,18 +225,19 @@ describe('a herd', () => {
   });
 
   /** A log that holds only wake-ups, and a shard that works them off. */
-  function herd(rows: Map<string, number>) {
+  function herd(rows: Map<string, number>, readMs = 0) {
     const clock = new ManualClock(0);
     let scans = 0;
     let reading = false;
     let longest = 0;
+    let latest = 0;
     const eventLog = {
       dueWakeups: async (_: number, until: number, limit: number) => {
         scans += 1;
         reading = true;
-        await settle();
-        reading = false;
         const due = [...rows].filter(([, dueAt]) => dueAt <= until).sort(([, a], [, b]) => a - b);
+        await (readMs === 0 ? settle() : clock.sleep(readMs));
+        reading = false;
         return due.slice(0, limit).map(([sagaId, dueAt]) => ({ sagaId, dueAt }));
       },
     } as unknown as EventLog;
@@ -253,6 +254,7 @@ describe('a herd', () => {
           const dueAt = rows.get(id);
           if (dueAt === undefined || dueAt > clock.now()) continue;
           taken.push(id);
+          latest = Math.max(latest, clock.now() - dueAt);
           rows.delete(id);
           wakeUps.note(id, null);
         }
@@ -264,7 +266,7 @@ describe('a herd', () => {
       0,
       () => void work(),
     );
-    return { clock, wakeUps, taken, figures: () => ({ scans, longest, reading }) };
+    return { clock, wakeUps, taken, figures: () => ({ scans, longest, latest, reading }) };
   }
 
   test('of 100,000 overdue ones is read page by page, each page once', async () => {
@@ -292,6 +294,23 @@ describe('a herd', () => {
     await until('all are taken', () => taken.length === 100_000);
     expect(new Set(taken).size).toBe(100_000);
     wakeUps.stop();
+    await running;
+  });
+
+  test('is not held up by the reading of what comes after it', async () => {
+    // 200 a second for a minute and a half, and a log that takes 300 ms to be read.
+    const rows = new Map(
+      Array.from({ length: 18_000 }, (_, n) => [String(n + 1), 1_000 + n * 5] as const),
+    );
+    const { clock, wakeUps, taken, figures } = herd(rows, 300);
+    const running = wakeUps.run();
+    for (let at = 0; at <= 91_000; at += 5) await clock.advance(5);
+    expect(taken).toHaveLength(18_000);
+    expect(figures().latest).toBeLessThanOrEqual(5);
+    // 2,000 a page, half of which are read twice.
+    expect(figures().scans).toBeLessThanOrEqual(24);
+    wakeUps.stop();
+    await clock.advance(300);
     await running;
   });
 
