@@ -35,6 +35,8 @@ const MAX_TRIES = 2;
 const OLD_MS = 15_000;
 const CATCH_UP_LIMIT_MS = 20_000;
 const LOOK_EVERY_MS = 100;
+/** Of the points aimed at, those that must have been died at: points of recovery need luck, the others don't. */
+const LEAST_SHARE = 0.6;
 
 interface CrashSize {
   shapes: readonly string[];
@@ -282,6 +284,9 @@ function report(
 ): Outcome {
   const died = range.shots.filter(({ shot }) => shot.outcome === 'died');
   const missed = range.shots.filter(({ shot }) => shot.outcome !== 'died');
+  if (died.length < range.shots.length * LEAST_SHARE) {
+    throw new Error(`Only ${died.length} of ${range.shots.length} points were died at.`);
+  }
   const neverPassed = points.filter((point) => !range.passed.has(point));
   for (const { role, shape, shot } of missed) {
     say(`not reached again: ${shape} ${role} ${shot.target.point}@${shot.target.passage}`);
