@@ -6,7 +6,8 @@
  * panics when it can't write its log, and a Kafka broker with no log folder left halts. Both are then started
  * again, as their supervisor would.
  */
-import { setTimeout as pause } from 'node:timers/promises';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../../engine/postgres/index.ts';
 import { defineCampaign, type OpenStage, type Outcome } from '../campaign.ts';
 import { freePort } from '../servers.ts';
@@ -49,10 +50,13 @@ export const postgresDiskFull = defineCampaign<Size>({
     // From here on the stage ends both, also when it can't be opened.
     const stage = await open({ bus: 'postgres', perS: size.perS, database });
     let restarts = 0;
-    const freed = async (): Promise<void> => {
-      if (await server.revive()) restarts += 1;
-    };
-    return filled(stage, disk, size, say, freed, () => ({ restarts }));
+    return filled(stage, disk, size, say, {
+      refusals: () => server.refusals(),
+      revive: async () => {
+        if (await server.revive()) restarts += 1;
+      },
+      restarts: () => restarts,
+    });
   },
 });
 
@@ -65,13 +69,18 @@ export const kafkaDiskFull = defineCampaign<Size>({
     const disk = await SmallDisk.mount(KAFKA_DISK_MB);
     try {
       const stage = await openOnDisk(open, disk, size);
+      const { kafka } = stage;
+      if (kafka === null) throw new Error('The stage has no Kafka.');
       let restarts = 0;
-      const freed = async (): Promise<void> => {
-        // Its only log folder has failed: the broker halts by itself, or serves nothing until it is started again.
-        await stage.kafka?.restart();
-        restarts += 1;
-      };
-      return await filled(stage, disk, size, say, freed, () => ({ restarts }));
+      return await filled(stage, disk, size, say, {
+        // Its only log folder has failed, so the broker halts.
+        refusals: () => Promise.resolve(isAlive(kafka.pid ?? -1) ? restarts : restarts + 1),
+        revive: async () => {
+          await kafka.restart();
+          restarts += 1;
+        },
+        restarts: () => restarts,
+      });
     } finally {
       await disk.unmount();
     }
@@ -92,37 +101,48 @@ function openOnDisk(open: OpenStage, disk: SmallDisk, size: Size): Promise<Stage
   });
 }
 
-/** Fills and frees the disk again and again under load. @param freed makes the server serve again */
+/** The server on the disk. */
+interface Victim {
+  /** How often it has met the full disk by now. */
+  refusals: () => Promise<number>;
+  /** Makes it serve again, once there is space. */
+  revive: () => Promise<void>;
+  restarts: () => number;
+}
+
+/** Fills and frees the disk again and again under load. */
 async function filled(
   stage: Stage,
   disk: SmallDisk,
   size: Size,
   say: (text: string) => void,
-  freed: () => Promise<void>,
-  notes: () => { [name: string]: number },
+  victim: Victim,
 ): Promise<Outcome> {
   let accepted_while_full = 0;
   let ballast_bytes = 0;
   for (let fill = 1; fill <= size.fills; fill++) {
     await moreSagas(stage, SAGAS_BETWEEN);
     const before = stage.load.accepted.length;
+    const metBefore = await victim.refusals();
     const fullUntil = performance.now() + size.fullMs;
     let taken = 0;
-    // What the server gives up meanwhile (an old segment of its log) is taken too: full stays full.
-    while (performance.now() < fullUntil) {
+    await until('the server meets the full disk', RECOVERY_LIMIT_MS, async () => {
+      // What it gives up meanwhile (an old segment of its log) is taken too: full stays full.
       taken += disk.fill();
-      await pause(100);
-    }
-    if (taken === 0) throw new Error('The disk was full before it was filled: make it larger.');
+      return performance.now() > fullUntil && (await victim.refusals()) > metBefore;
+    });
     ballast_bytes = Math.max(ballast_bytes, taken);
     accepted_while_full += stage.load.accepted.length - before;
+    const met = (await victim.refusals()) - metBefore;
     disk.free();
-    await freed();
+    await victim.revive();
     await moreSagas(stage, 1);
-    say(`fill ${fill}: ${taken} bytes taken, recovered`);
+    say(`fill ${fill}: ${taken} bytes taken, met ${met} times, recovered`);
   }
+  const refusals = await victim.refusals();
   const settled = await stage.settle({ say });
-  return { faults: size.fills, settled, notes: { ...notes(), accepted_while_full, ballast_bytes } };
+  const notes = { refusals, restarts: victim.restarts(), accepted_while_full, ballast_bytes };
+  return { faults: size.fills, settled, notes };
 }
 
 async function moreSagas(stage: Stage, count: number): Promise<void> {
@@ -154,6 +174,12 @@ class SmallPostgres {
 
   get url(): string {
     return this.#server?.url ?? '';
+  }
+
+  /** "No space left on device" in its log. */
+  async refusals(): Promise<number> {
+    const log = await readFile(join(this.#disk.folder, 'postgres.log'), 'utf8');
+    return log.match(/No space left on device/g)?.length ?? 0;
   }
 
   /** @returns whether it had ended, and was started again */

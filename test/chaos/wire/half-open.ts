@@ -17,7 +17,7 @@ const NEW_CONNECTIONS_DEAD_MS = 3_000;
 export const halfOpen = defineCampaign({
   name: 'half-open',
   faults: 'connections to Postgres go dead without a word, new ones too for 3 s',
-  sizes: { ci: { rounds: 2, perS: 10 }, release: { rounds: 15, perS: 15 } },
+  sizes: { ci: { rounds: 1, perS: 10 }, release: { rounds: 15, perS: 15 } },
   run: async (open, size, say) => {
     const { stage, wires } = await openWired(open, { bus: 'postgres', perS: size.perS });
     let dead = 0;

@@ -17,7 +17,7 @@ export const slowPostgres = defineCampaign({
   name: 'slow-postgres',
   faults: 'all bytes to and from Postgres are late, by 10 ms to 1.5 s, and by longer than a lease',
   sizes: {
-    ci: { rounds: 1, phaseMs: 3_000, perS: 8 },
+    ci: { rounds: 1, phaseMs: 1_500, perS: 8 },
     release: { rounds: 3, phaseMs: 15_000, perS: 10 },
   },
   run: async (open, size, say) => {

@@ -185,7 +185,7 @@ export class Traffic {
     ];
     for (const path of paths) {
       const answer = await this.requests.get(path);
-      if (answer.status !== 200 && answer.status !== 404) throw unexpected(path, answer);
+      if (answer.status >= 300 && answer.status !== 404) throw unexpected(path, answer);
     }
     await this.#lookAtLetters(id);
   }
