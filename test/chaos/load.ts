@@ -9,10 +9,12 @@ import type { AcceptedInput } from './checker/evidence.ts';
 import type { Random } from './random.ts';
 import { drawSaga, type DrawnSaga } from './sagas.ts';
 
-const RETRY_PAUSE_MS = 250;
-const REQUEST_LIMIT_MS = 10_000;
+/** Grows from try to try, so that clients do not hold down a system that comes back. */
+const RETRY_PAUSE_MS = { first: 250, most: 2_000 };
+/** Beyond what a loaded machine takes: a request that is given up while it is served makes more work, not less. */
+const REQUEST_LIMIT_MS = 30_000;
 /** Starts that wait for an answer at most; beyond it the load pauses, so that an outage does not pile up. */
-const MAX_PENDING = 400;
+const MAX_PENDING = 150;
 const TWICE_CHANCE = 0.05;
 /** A saga that was acknowledged may take this long until the API finds it; then a signal is given up. */
 const FIND_LIMIT_MS = 90_000;
@@ -44,6 +46,11 @@ export class Load {
   /** Sagas acknowledged by now. */
   get sagas(): number {
     return new Set(this.accepted.map(({ sagaId }) => sagaId)).size;
+  }
+
+  /** Starts and what follows them, under way or without an answer so far. */
+  get pending(): number {
+    return this.#pending.size;
   }
 
   start(): void {
@@ -143,7 +150,7 @@ export class Load {
         this.refused.push(`${kind} ${key}: ${answer?.status} ${JSON.stringify(answer?.body)}`);
         return null;
       }
-      await pause(RETRY_PAUSE_MS);
+      await pause(Math.min(RETRY_PAUSE_MS.most, RETRY_PAUSE_MS.first * attempt));
     }
     return null;
   }

@@ -4,6 +4,7 @@ import { broker } from './broker.ts';
 import { clocks } from './clocks.ts';
 import { failover } from './failover.ts';
 import { crashPoints, crashPointsOnPostgres } from '../crash/campaign.ts';
+import { messageCampaigns } from '../messages/index.ts';
 import { kills } from './kills.ts';
 import { postgresStopsOnKafka, postgresStopsOnPostgres } from './postgres-stops.ts';
 import { storm } from './storm.ts';
@@ -21,4 +22,5 @@ export const campaigns: readonly Campaign[] = [
   clocks,
   crashPoints,
   crashPointsOnPostgres,
+  ...messageCampaigns,
 ];
