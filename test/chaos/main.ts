@@ -62,9 +62,12 @@ function parse(args: string[]): Options | string {
   const unknown = (names ?? []).filter((name) => !campaigns.some((one) => one.name === name));
   if (unknown.length > 0)
     throw new Error(`there is no campaign ${unknown.join(', ')}; --list names them`);
-  const chosen = campaigns.filter(({ name }) => names === undefined || names.includes(name));
+  const { size } = values;
+  const chosen = campaigns.filter(({ name, sizes }) =>
+    names === undefined ? sizes[size] !== null : names.includes(name),
+  );
   return {
-    size: values.size,
+    size,
     chosen,
     seed: Number(values.seed),
     json: values.json,

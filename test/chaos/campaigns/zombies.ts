@@ -15,7 +15,11 @@ function zombies(name: string, bus: StageOptions['bus']): Campaign {
   return defineCampaign({
     name,
     faults: `SIGSTOP of engines and workers for 3 x ${REPLACED_AFTER_MS[bus] / 1_000} s (what replaces them on ${bus}), then SIGCONT`,
-    sizes: { ci: { zombies: 3, perS: 15 }, release: { zombies: 50, perS: 20 } },
+    sizes: {
+      // On Kafka it takes half a minute to make one: CI makes them on Postgres.
+      ci: bus === 'kafka' ? null : { zombies: 3, perS: 15 },
+      release: { zombies: 50, perS: 20 },
+    },
     async run(open, size, say) {
       const env = { SAGAX_SHARD_LEASE_MS: String(SHARD_LEASE_MS) };
       const stage = await open({ bus, perS: size.perS, engines: 3, workers: 3, env });
