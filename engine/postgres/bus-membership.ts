@@ -9,8 +9,8 @@ import type { BusGroups, Held } from './bus-groups.ts';
 import type { BusLog } from './bus-log.ts';
 import type { PostgresSubscription } from './bus-subscription.ts';
 
-/** How soon a partition that came free, or a new member, is seen. */
-const LOOK_MS = 500;
+/** How soon a partition that came free, or a new member, is seen: with the lease, within a second of its end. */
+const LOOK_MS = 750;
 
 export class BusMembership {
   readonly #groups: BusGroups;

@@ -44,7 +44,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-it('asks at most five times a second when nothing happens, leases included', async () => {
+it('asks at most four times a second when nothing happens, leases included', async () => {
   const database = new CountingDatabase();
   const groups = new BusGroups(database, 5_000);
   const subscriptions: PostgresSubscription[] = [];
@@ -73,11 +73,12 @@ it('asks at most five times a second when nothing happens, leases included', asy
   expect(subscriptions[0]?.assigned()).toHaveLength(2);
   database.asked.length = 0;
   await vi.advanceTimersByTimeAsync(20_000);
-  expect(database.asked.length).toBeLessThanOrEqual(100);
-  // Silent is not dead: it reads, looks at its groups, and renews well within each lease.
+  // Four a second: the engine's own shards, timers and clock add one.
+  expect(database.asked.length).toBeLessThanOrEqual(80);
+  // Silent is not dead: it reads, looks at its groups within a second, and renews well within each lease.
   const count = (name: string): number => database.asked.filter((asked) => asked === name).length;
   expect(count('bus-poll')).toBeGreaterThanOrEqual(38);
-  expect(count('bus-view')).toBeGreaterThanOrEqual(38);
+  expect(count('bus-view')).toBeGreaterThanOrEqual(25);
   expect(count('bus-renew')).toBeGreaterThanOrEqual(9);
   await Promise.all([poller.close(), membership.close()]);
 });
