@@ -136,8 +136,13 @@ function doReply(
   }
 }
 
+/** Whether an answer to it waits to be applied: held back, or thrown on by the machine's own code (I4). */
 function isDeferredAnswer(state: SagaState, commandId: string): boolean {
-  return state.deferred.some(
+  const waiting = [
+    ...state.deferred,
+    ...(state.faulted === undefined ? [] : [state.faulted.cause]),
+  ];
+  return waiting.some(
     (cause) =>
       (cause.type === 'StepSucceeded' || cause.type === 'StepRejected') &&
       cause.commandId === commandId &&

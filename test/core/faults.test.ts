@@ -154,6 +154,13 @@ describe.each(Object.entries(PLACES))('%s', (_, make) => {
     expect(saga.status).toBe('completed');
   });
 
+  test('a repeat of the answer that it threw on is no second one (I4)', () => {
+    const saga = faulted();
+    const before = saga.events().length;
+    expect(saga.reply('q', ok({ found: 1 }))).toMatchObject({ kind: 'ignored' });
+    expect(saga.events()).toHaveLength(before);
+  });
+
   test('a cancel gets out of it without the machine', () => {
     const saga = faulted();
     saga.cancel();
