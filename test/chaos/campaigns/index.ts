@@ -2,10 +2,12 @@
 import type { Campaign } from '../campaign.ts';
 import { broker } from './broker.ts';
 import { clocks } from './clocks.ts';
+import { databaseClock } from './database-clock.ts';
 import { failover } from './failover.ts';
 import { crashPoints, crashPointsOnPostgres } from '../crash/campaign.ts';
 import { messageCampaigns } from '../messages/index.ts';
 import { kills } from './kills.ts';
+import { wireCampaigns } from '../wire/index.ts';
 import { postgresStopsOnKafka, postgresStopsOnPostgres } from './postgres-stops.ts';
 import { storm } from './storm.ts';
 import { zombiesOnKafka, zombiesOnPostgres } from './zombies.ts';
@@ -20,7 +22,9 @@ export const campaigns: readonly Campaign[] = [
   zombiesOnPostgres,
   zombiesOnKafka,
   clocks,
+  databaseClock,
   crashPoints,
   crashPointsOnPostgres,
+  ...wireCampaigns,
   ...messageCampaigns,
 ];
