@@ -25,6 +25,8 @@ export interface FaultPlan {
   /** A publish comes a second time, later: a producer's retry whose first try had got through. */
   duplicateChance: number;
   duplicateMs: readonly [number, number];
+  /** One point at which things go wrong more often than elsewhere, in every way: for calls that are rare. */
+  focus: { point: string; chance: number } | null;
   /** How far a process's clock may be behind the database's; never ahead, so timers are never early. */
   clockLagMs: number;
 }
@@ -41,22 +43,27 @@ export const CALM: FaultPlan = {
   pauseMs: [0, 0],
   duplicateChance: 0,
   duplicateMs: [0, 0],
+  focus: null,
   clockLagMs: 0,
 };
 
-export type Fate =
-  | 'done'
-  | 'failed'
-  | 'unknownDone'
-  | 'unknownNotDone'
-  | 'unknownPartial'
-  | 'crashBefore'
-  | 'crashDuring'
-  | 'crashAfter'
-  | 'pause';
+/** All that can go wrong with a call. */
+export const FAULTS = [
+  'failed',
+  'unknownDone',
+  'unknownNotDone',
+  'unknownPartial',
+  'crashBefore',
+  'crashDuring',
+  'crashAfter',
+  'pause',
+] as const;
+export type Fate = 'done' | (typeof FAULTS)[number];
 
-/** What becomes of one call. */
-export function drawFate(plan: FaultPlan, random: Random): Fate {
+/** What becomes of one call at `point`. */
+export function drawFate(plan: FaultPlan, random: Random, point: string): Fate {
+  const { focus } = plan;
+  if (focus?.point === point && random.chance(focus.chance)) return random.pick(FAULTS);
   const sum = plan.failChance + plan.unknownChance + plan.crashChance + plan.pauseChance;
   if (sum === 0) return 'done';
   let roll = random.unit();

@@ -241,8 +241,8 @@ export class WorldNode implements Host {
     reject: (error: unknown) => void,
   ): boolean {
     const { world } = this;
-    const fate = drawFate(world.faults, world.random);
-    if (fate !== 'done') world.count(`${fate} ${call.point}`);
+    const fate = drawFate(world.faults, world.random, call.point);
+    world.count(`${fate} ${call.point}`);
     if (fate === 'pause') {
       this.pause(world.random.int(...world.faults.pauseMs));
       return false;

@@ -292,6 +292,49 @@ export const BREAKS: readonly Break[] = [
     },
   },
   {
+    name: 'lost-effect',
+    invariant: 'I8',
+    what: 'a participant answers that it is done, and its change is not written',
+    breakage: {
+      store: (store) => ({
+        start: () => store.start(),
+        claim: (entry, leaseMs) => store.claim(entry, leaseMs),
+        extend: (id, token, leaseMs) => store.extend(id, token, leaseMs),
+        record: (id, token, outcome) => store.record(id, token, outcome),
+        endLease: (id, token) => store.endLease(id, token),
+        park: (letter) => store.park(letter),
+        isTransient: (error) => store.isTransient(error),
+        transaction: (work) =>
+          store.transaction((barrier) =>
+            work({
+              tx: { ...barrier.tx, set: () => Promise.resolve() },
+              insert: (entry, state) => barrier.insert(entry, state),
+              read: (id) => barrier.read(id),
+              takeOver: (id) => barrier.takeOver(id),
+              answer: (id, answer) => barrier.answer(id, answer),
+              savepoint: () => barrier.savepoint(),
+              rollbackToSavepoint: () => barrier.rollbackToSavepoint(),
+            }),
+          ),
+      }),
+    },
+  },
+  {
+    name: 'other-state',
+    invariant: 'I9',
+    what: 'the shard goes on with a state that its events do not give',
+    breakage: {
+      decide: (...args) => {
+        const decision = coreDecide(...args);
+        if (decision.kind !== 'accepted') return decision;
+        return {
+          ...decision,
+          state: { ...decision.state, startedAt: decision.state.startedAt + 1 },
+        };
+      },
+    },
+  },
+  {
     name: 'other-effects',
     invariant: 'I9',
     what: 'other effects are logged than the definition gives',
@@ -334,6 +377,19 @@ export const BREAKS: readonly Break[] = [
     invariant: 'I12',
     what: "a new owner does not read the shard's timers",
     breakage: { eventLog: (log) => ({ ...log, dueWakeups: () => Promise.resolve([]) }) },
+  },
+  {
+    name: 'hidden-reason',
+    invariant: 'I12',
+    what: 'a stuck saga is shown without what it is stuck for',
+    breakage: {
+      eventLog: onAppend((log, batch) =>
+        log.append({
+          ...batch,
+          summaries: batch.summaries.map((summary) => ({ ...summary, failureCode: null })),
+        }),
+      ),
+    },
   },
   {
     name: 'one-node-id',

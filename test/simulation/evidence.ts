@@ -6,6 +6,7 @@ import type { AnyDefinition } from '../../engine/core/define.ts';
 import type { LoggedEvent, SagaEvent } from '../../engine/core/events.ts';
 import type { DeadLetter, ReceivedMessage, SagaSnapshot, SagaSummary } from '../../engine/ports.ts';
 import type { ShardRow } from '../../engine/memory/database.ts';
+import type { Shown } from './onlookers.ts';
 import type { LedgerEntry } from './participants.ts';
 import type { LiveState } from './witness.ts';
 
@@ -67,6 +68,8 @@ export interface Evidence {
   summaries: ReadonlyMap<string, SagaSummary>;
   /** By saga: states that engines held, in the order in which they were committed or read back. */
   live: ReadonlyMap<string, readonly LiveState[]>;
+  /** What readers were shown of streams. */
+  shown: readonly Shown[];
   accepted: readonly AcceptedInput[];
   /** Start key → the sagas that requests with it were answered with. */
   keyed: ReadonlyMap<string, ReadonlySet<string>>;

@@ -199,6 +199,11 @@ function inTransaction(one: Served, node: WorldNode, world: ParticipantWorld): H
     const known = (await tx.get(`applied/${commandId}`)) as LedgerEntry | undefined;
     const entry: LedgerEntry = { count: (known?.count ?? 0) + 1, at: node.world.now };
     await tx.set(`applied/${commandId}`, entry);
+    // Now and then what else a handler may do with its database.
+    if (node.world.random.chance(0.3)) {
+      await tx.list(`applied/${commandId}`);
+      await tx.delete(`draft/${commandId}`);
+    }
     // After the change, so that its rollback counts.
     if (rejects(one, node, world)) return reject(one, context);
     if (node.world.random.chance(world.behaviour().throwChance / 2))

@@ -11,6 +11,7 @@ import { transfer } from '../../definitions/transfer/saga.ts';
 import { trip } from '../../definitions/trip/saga.ts';
 import { generateDefinition } from './generated.ts';
 import type { Behaviour } from './participants.ts';
+import { POINTS, RARE_POINTS } from './points.ts';
 import { simulationSagas } from './sagas.ts';
 
 /** Those that somebody wrote. */
@@ -43,6 +44,29 @@ export interface Plan {
   keyedChance: number;
   strayChance: number;
   poisonChance: number;
+  blunderChance: number;
+}
+
+/** High enough that a rare call meets some fault in a seed, low enough that a frequent one gets through. */
+const FOCUS_CHANCE = 0.12;
+const RARE_FOCUS_CHANCE = 0.6;
+
+function drawFocus(random: Random): FaultPlan['focus'] {
+  if (random.chance(0.4)) return null;
+  return random.chance(0.5)
+    ? { point: random.pick(RARE_POINTS), chance: RARE_FOCUS_CHANCE }
+    : { point: random.pick(POINTS), chance: FOCUS_CHANCE };
+}
+
+/** Makes what leads to the point in focus happen often. */
+function seekOut(plan: Plan): Plan {
+  const point = plan.faults.focus?.point ?? '';
+  if (point.startsWith('store.park')) return { ...plan, poisonChance: 1 };
+  if (point.startsWith('deadLetters.')) return { ...plan, blunderChance: 1 };
+  const behaviour = { ...plan.behaviour };
+  if (point.startsWith('store.extend')) behaviour.hangChance = 0.2;
+  if (point.startsWith('store.rollback')) behaviour.rejectChance = 0.3;
+  return { ...plan, behaviour };
 }
 
 /** `value` in most seeds, 0 in the others. */
@@ -53,7 +77,7 @@ function sometimes(random: Random, share: number, value: number): number {
 export function drawPlan(random: Random, drawn: Drawn): Plan {
   const stormy = random.chance(0.6);
   const scale = stormy ? 1 : 0.25;
-  return {
+  return seekOut({
     shards: random.int(1, 3),
     engines: random.int(1, 3),
     workerProcesses: random.int(1, 2),
@@ -81,7 +105,8 @@ export function drawPlan(random: Random, drawn: Drawn): Plan {
     keyedChance: sometimes(random, 0.5, 0.4),
     strayChance: sometimes(random, 0.4, 0.1),
     poisonChance: sometimes(random, 0.4, 0.2),
-  };
+    blunderChance: sometimes(random, 0.4, 0.3),
+  });
 }
 
 function drawDefinitions(random: Random, drawn: Drawn): AnyDefinition[] {
@@ -111,6 +136,7 @@ function drawFaults(random: Random, scale: number): FaultPlan {
     duplicateChance: sometimes(random, 0.6, 0.05),
     duplicateMs: [1, 8_000],
     clockLagMs: sometimes(random, 0.5, 50),
+    focus: drawFocus(random),
   };
 }
 

@@ -13,7 +13,7 @@ import {
   type World,
   type WorldNode,
 } from '../../engine/memory/index.ts';
-import type { BusMessage } from '../../engine/ports.ts';
+import type { BusMessage, EventLog } from '../../engine/ports.ts';
 import { ParticipantDatabase } from '../../workers/memory/database.ts';
 import { memoryStore } from '../../workers/memory/store.ts';
 import { createWorker, type Worker } from '../../workers/worker.ts';
@@ -112,17 +112,33 @@ export class EngineRole extends Role {
     const ports = this.openPorts();
     this.#engine = createEngine({
       definitions: plan.definitions,
-      eventLog: breakage.eventLog?.(ports.eventLog, lasting) ?? ports.eventLog,
+      eventLog: this.#counting(breakage.eventLog?.(ports.eventLog, lasting) ?? ports.eventLog),
       shardLeases: breakage.shardLeases?.(ports.shardLeases, lasting) ?? ports.shardLeases,
       bus: breakage.bus?.(ports.bus, lasting) ?? ports.bus,
       clock: breakage.clock?.(ports.clock) ?? ports.clock,
       topology: { topicPrefix: TOPIC_PREFIX, commandPartitions: plan.commandPartitions },
       owner: this.node.name,
-      telemetry: telemetryTo(this.setting.defect),
+      telemetry: telemetryTo(this.setting),
       leaseTtlMs: plan.leaseTtlMs,
       decide: this.setting.decide,
     });
     void this.#start();
+  }
+
+  /** Fences and lost commits are everyday for a shard, which says nothing of them: they are counted here. */
+  #counting(log: EventLog): EventLog {
+    const { world } = this.setting;
+    return {
+      ...log,
+      append: async (batch) => {
+        try {
+          await log.append(batch);
+        } catch (error) {
+          if (error instanceof SagaxError) world.count(`code ${error.code}`);
+          throw error;
+        }
+      },
+    };
   }
 
   async #start(): Promise<void> {
@@ -165,7 +181,7 @@ export class WorkerRole extends Role {
       const store = memoryStore({
         database,
         gate: (point) =>
-          world.random.chance(STORE_CALL_SHARE)
+          world.faults.focus?.point === `store.${point}` || world.random.chance(STORE_CALL_SHARE)
             ? node.io({ point: `store.${point}`, work: () => undefined, failure: transient })
             : Promise.resolve(),
       });
@@ -246,14 +262,22 @@ function transient(): Error {
   return Object.assign(new Error('could not serialize access'), { code: '40001' });
 }
 
-function telemetryTo(defect: (what: string) => void): Telemetry {
+function telemetryTo({ world, defect }: Setting): Telemetry {
+  const count = (fields: object): SagaxError | null => {
+    const { err } = fields as { err?: unknown };
+    if (!(err instanceof SagaxError)) return null;
+    world.count(`code ${err.code}`);
+    return err;
+  };
   return {
     ...silentTelemetry,
     log: {
       ...silentTelemetry.log,
+      info: (fields) => void count(fields),
+      warn: (fields) => void count(fields),
       error: (fields, message) => {
         const { err } = fields as { err?: unknown };
-        if (err instanceof SagaxError && err.kind === 'retryable') return;
+        if (count(fields)?.kind === 'retryable') return;
         defect(`${message}: ${err instanceof Error ? err.stack : String(err)}`);
       },
     },

@@ -3,8 +3,10 @@
  * all that happens in it: `npm run sim -- --seed N`. `--break NAME` runs a deliberate break.
  *
  * Prints progress, each failing seed with what it violates and how to replay it, and at the end what was
- * injected and reached, so that blind spots are seen. Exit code 1 when a seed failed.
+ * injected and reached, so that blind spots are seen. Exit code 1 when a seed failed, and with `--strict` also
+ * when something that is declared was never reached.
  */
+import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
@@ -32,6 +34,7 @@ const REPORTS_PER_MESSAGE = 10;
 const VIOLATIONS_SHOWN = 5;
 const FAILURES_SHOWN = 20;
 const USAGE = `Usage: npm run sim -- [--seeds N] [--from N] [--jobs N] [--only written|generated] [--break NAME]
+               [--strict] [--report FILE.json]   --strict: a blind spot fails the run
        npm run sim -- --seed N [--only …] [--break NAME]    one seed, with its trace`;
 
 async function runShare({ from, step, count, how }: Share): Promise<void> {
@@ -89,8 +92,10 @@ async function runMany(options: {
   from: number;
   jobs: number;
   how: How;
+  isStrict: boolean;
+  reportPath: string | null;
 }): Promise<number> {
-  const { seeds, from, jobs, how } = options;
+  const { seeds, from, jobs, how, isStrict, reportPath } = options;
   const coverage = new Coverage();
   const startedAt = performance.now();
   let failures = 0;
@@ -117,6 +122,17 @@ async function runMany(options: {
   console.log(
     `${coverage.seeds} seeds from ${from} in ${seconds.toFixed(1)} s (${(coverage.seeds / seconds).toFixed(0)}/s, ${jobs} jobs): ${failures} failed`,
   );
+  if (reportPath !== null) {
+    writeFileSync(reportPath, `${JSON.stringify(coverage.report(), null, 2)}\n`);
+    console.log(`the coverage is in ${reportPath}`);
+  }
+  const spots = Object.keys(coverage.blindSpots());
+  if (isStrict && spots.length > 0) {
+    console.log(
+      `FAILED for blind spots: ${spots.join('; ')}. Let the plan draw what leads there, or declare in test/simulation/points.ts what there is to reach.`,
+    );
+    return 1;
+  }
   return failures === 0 ? 0 : 1;
 }
 
@@ -153,6 +169,8 @@ async function main(): Promise<number> {
       jobs: { type: 'string' },
       break: { type: 'string' },
       only: { type: 'string' },
+      report: { type: 'string' },
+      strict: { type: 'boolean' },
       help: { type: 'boolean', short: 'h' },
     },
   });
@@ -177,6 +195,8 @@ async function main(): Promise<number> {
     from: whole(values.from, 'from', 1),
     jobs: Math.max(1, whole(values.jobs, 'jobs', availableParallelism())),
     how,
+    isStrict: values.strict === true,
+    reportPath: values.report ?? null,
   });
 }
 

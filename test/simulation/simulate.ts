@@ -20,6 +20,7 @@ import type { ParticipantDatabase } from '../../workers/memory/database.ts';
 import type { Breakage, Lasting } from './breakage.ts';
 import { check } from './checker.ts';
 import type { Entry, Evidence, Violation } from './evidence.ts';
+import { Onlookers } from './onlookers.ts';
 import { GOOD_BEHAVIOUR, Outside, type LedgerEntry } from './participants.ts';
 import { drawPlan, type Drawn, type Plan } from './plan.ts';
 import { ClientRole, EngineRole, TOPIC_PREFIX, WorkerRole, type Setting } from './processes.ts';
@@ -54,7 +55,8 @@ const SETTLE_LIMIT_MS = 90 * 60_000;
 /** Nothing happens for so long: longer than the longest pause between two attempts. */
 const QUIET_MS = 40_000;
 const MAX_ITEMS = 1_500_000;
-const ACTS = ['die', 'stop', 'rebalance', 'steal', 'leave', 'poison', 'spoil'] as const;
+/** What befalls whole processes, not single calls. */
+export const ACTS = ['die', 'stop', 'rebalance', 'steal', 'leave', 'poison', 'spoil'] as const;
 /** Few, so that Snowflake node ids are reused. */
 const NODE_IDS = 6;
 
@@ -93,6 +95,7 @@ class Run {
   readonly #lasting: Lasting;
   readonly #setting: Setting;
   readonly #traffic: Traffic;
+  readonly #onlookers: Onlookers;
   readonly #engines: EngineRole[];
   readonly #workers: WorkerRole[];
   readonly #clients: ClientRole[];
@@ -139,6 +142,7 @@ class Run {
     this.#workers = times(workerProcesses, (n) => new WorkerRole(this.#setting, `worker-${n}`));
     this.#clients = times(clients, (n) => new ClientRole(this.#setting, `client-${n}`));
     this.#traffic = new Traffic(this.#setting, this.#clients);
+    this.#onlookers = new Onlookers(this.#setting, this.#clients);
     this.world.onCrash = (node) => {
       this.#roles()
         .find((role) => role.node === node)
@@ -214,6 +218,7 @@ class Run {
     const { world, plan } = this;
     for (const role of this.#roles()) role.launch();
     this.#traffic.begin();
+    this.#onlookers.begin(() => this.#calm);
     world.schedule(this.#random.int(...plan.actPauseMs), () => this.#act());
     await world.run({ untilMs: this.#startedAt + plan.chaosMs, maxItems: MAX_ITEMS });
     this.#calm = true;
@@ -316,6 +321,7 @@ class Run {
       deadLetters: db.deadLetters,
       summaries: db.summaries,
       live: this.#witness.live,
+      shown: this.#onlookers.shown,
       accepted: this.#traffic.accepted,
       keyed: this.#traffic.keyed,
       inbox: broker.record(topics.inbox),

@@ -4,6 +4,7 @@
  *
  * Guards that what was accepted is known: an input counts as accepted when its publish had resolved.
  */
+import { SagaxError } from '../../engine/core/errors.ts';
 import { CE_TYPES, encodeMessage, topicNames } from '../../engine/core/wire.ts';
 import type { AnyDefinition } from '../../engine/core/define.ts';
 import type { OperatorAction, SagaEvent } from '../../engine/core/events.ts';
@@ -97,8 +98,9 @@ export class Traffic {
           if (id !== undefined) this.ids.push({ process: node.name, id });
         }
         if (id !== undefined) return id;
-      } catch {
+      } catch (error) {
         this.#setting.world.count('id refused');
+        this.#countError(error);
       }
       await node.clock.sleep(250);
     }
@@ -116,7 +118,8 @@ export class Traffic {
       try {
         const won = await ports.startKeys.reserve({ ...reservation, fingerprint: 'same' });
         return won.sagaId;
-      } catch {
+      } catch (error) {
+        this.#countError(error);
         await node.clock.sleep(300);
       }
     }
@@ -135,6 +138,7 @@ export class Traffic {
     if (random.chance(plan.cancelChance)) {
       later(() => this.#request('cancel', sagaId, { reason: 'changed my mind', by: 'client' }));
     }
+    if (random.chance(plan.blunderChance)) later(() => this.#blunder(definition, sagaId));
     if (random.chance(plan.pauseChance)) {
       later(() => this.operate(sagaId, { verb: 'pause' }));
       later(() => this.operate(sagaId, { verb: 'resume' }));
@@ -151,6 +155,52 @@ export class Traffic {
       name,
       payload,
     });
+  }
+
+  /** What a client sends by mistake: it must be refused and parked, and change nothing. */
+  #blunder(definition: AnyDefinition, sagaId: string): void {
+    const id = `b${++this.#requests}`;
+    const { random } = this.#setting.world;
+    const signal = { sagaId, namespace: 'default', signalId: id, payload: {} };
+    const verb = { sagaId, namespace: 'default', requestId: id, by: 'operator', reason: 'drawn' };
+    const [name = 'go'] = Object.keys(definition.signals);
+    const never = `${BigInt(sagaId) + 1n}`;
+    const start = { namespace: 'default', input: {}, attributes: {} };
+    const blunders: (() => void)[] = [
+      () => this.#submit('signal', sagaId, id, { ...signal, name: 'no-such-signal' }),
+      () => this.#submit('signal', sagaId, id, { ...signal, name, payload: 'no object' }),
+      () => this.#submit('signal', never, id, { ...signal, sagaId: never, name }),
+      () => this.#submit('signal', sagaId, id, { ...signal, namespace: 'another', name }),
+      () =>
+        this.#submit('operator', sagaId, id, {
+          ...verb,
+          action: { verb: 'retry', commandId: `${sagaId}.99` },
+        }),
+      () =>
+        this.#submit('start', never, never, {
+          ...start,
+          sagaId: never,
+          definition: 'no-such-saga',
+          definitionVersion: 1,
+        }),
+    ];
+    this.#setting.world.count('blunder');
+    if (random.chance(0.15)) return this.#answerUnasked(sagaId);
+    random.pick(blunders)();
+  }
+
+  /** A participant that answers what nobody asked it. */
+  #answerUnasked(sagaId: string): void {
+    const { lasting, plan } = this.#setting;
+    const commandId = `${sagaId}.99`;
+    const head = { commandId, sagaId, namespace: 'default', attempt: 1 };
+    const message = this.#encode('reply', sagaId, `${commandId}#1#succeeded`, {
+      ...head,
+      outcome: 'succeeded',
+      output: {},
+    });
+    const partition = partitionOf(sagaId, plan.shards);
+    lasting.broker.append([{ ...message, topic: INBOX, partition }]);
   }
 
   #request(kind: 'cancel', sagaId: string, more: object): void {
@@ -193,10 +243,15 @@ export class Traffic {
         await client.ports.bus.publish([{ ...message, topic: INBOX, partition }]);
         if (node.alive) this.accepted.push({ kind, sagaId, id });
         return;
-      } catch {
+      } catch (error) {
+        this.#countError(error);
         await node.clock.sleep(300);
       }
     }
+  }
+
+  #countError(error: unknown): void {
+    if (error instanceof SagaxError) this.#setting.world.count(`code ${error.code}`);
   }
 
   #encode(
@@ -239,7 +294,8 @@ export class Traffic {
   poison(): void {
     const { world, lasting, plan } = this.#setting;
     const service = world.random.pick(plan.definitions.flatMap(({ services }) => services));
-    const topic = world.random.pick([INBOX, topicNames(TOPIC_PREFIX).commands(service)]);
+    const commands = topicNames(TOPIC_PREFIX).commands(service);
+    const topic = world.random.pick([INBOX, commands, commands]);
     const value = world.random.pick([null, '', '{', '{"sagaId":1}', '[[[[]]]]']);
     const headers = world.random.pick([
       {},

@@ -273,8 +273,16 @@ const PARTS: Readonly<
   },
   // Raised at once, within the turn.
   chime: ({ dice }, _depth, next) => ({
-    entry: dice.chance(0.5) ? ['count', 'strike'] : 'strike',
-    on: { chime: { target: next, actions: 'tell' } },
+    initial: 'struck',
+    onDone: next,
+    states: {
+      struck: {
+        entry: dice.chance(0.5) ? ['count', 'strike'] : 'strike',
+        on: { chime: { target: 'rung', actions: 'tell' } },
+      },
+      rung: { after: { [50 + dice.below(400)]: 'over' } },
+      over: { type: 'final' },
+    },
   }),
 };
 

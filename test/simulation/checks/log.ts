@@ -1,9 +1,29 @@
 /** Checks of the log itself: I1, I2, I5, I11, I13. */
 import type { LoggedEvent } from '../../../engine/core/events.ts';
+import { canonicalJson } from '../../../engine/core/json.ts';
 import type { Evidence, Violation } from '../evidence.ts';
 
-/** I1: stream versions and shard sequences are 1..n without a gap. */
-export function checkI1({ shardEvents, streams, shards }: Evidence): Violation[] {
+/** I1: stream versions and shard sequences are 1..n without a gap, and what was shown of them stands. */
+export function checkI1(evidence: Evidence): Violation[] {
+  return [...gaps(evidence), ...vanished(evidence)];
+}
+
+/** A stream only grows: what a reader was shown once is what the log has. */
+function vanished({ streams, shown }: Evidence): Violation[] {
+  const found: Violation[] = [];
+  for (const { sagaId, afterVersion, events } of shown) {
+    const stream = streams.get(sagaId) ?? [];
+    events.forEach((event, index) => {
+      const logged = stream[afterVersion + index];
+      if (logged !== undefined && canonicalJson(logged) === event) return;
+      const what = `a reader was shown ${event} at version ${afterVersion + index + 1}, the log has it no more`;
+      found.push({ invariant: 'I1', sagaId, what });
+    });
+  }
+  return found;
+}
+
+function gaps({ shardEvents, streams, shards }: Evidence): Violation[] {
   const found: Violation[] = [];
   const add = (sagaId: string | null, what: string): void =>
     void found.push({ invariant: 'I1', sagaId, what });
