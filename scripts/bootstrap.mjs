@@ -34,6 +34,7 @@ const COMMANDS = {
   migrate: ['cli/main.ts', 'migrate'],
   sagax: ['cli/main.ts'],
   sim: ['test/simulation/run.ts'],
+  histories: ['test/histories/record.ts'],
   bench: ['bench/main.ts'],
   chaos: ['test/chaos/main.ts'],
   test: ['node_modules/vitest/vitest.mjs', 'run'],
