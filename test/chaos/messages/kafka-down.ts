@@ -21,9 +21,17 @@ const DRAIN_LIMIT_MS = 240_000;
 export const kafkaDown = defineCampaign({
   name: 'kafka-down',
   faults: 'Kafka killed and away for minutes, while sagas are started by REST',
-  sizes: { ci: { away_s: 15, perS: 5 }, release: { away_s: 180, perS: 10 } },
+  sizes: {
+    ci: { away_s: 15, perS: 5, nodes: 1 },
+    release: { away_s: 180, perS: 10, nodes: 2 },
+  },
   async run(open, size, say): Promise<Outcome> {
-    const stage = await open({ bus: 'kafka', perS: size.perS });
+    const stage = await open({
+      bus: 'kafka',
+      perS: size.perS,
+      engines: size.nodes,
+      workers: size.nodes,
+    });
     const { kafka } = stage;
     if (kafka === null) throw new Error('The stage has no Kafka of its own.');
     const watch = new MemoryWatch(stage);

@@ -52,7 +52,7 @@ export class Operator {
       method: 'POST',
       headers: { 'content-type': 'application/json', 'idempotency-key': orderId },
       body: JSON.stringify({ definition: 'order', input: orderInput(orderId) }),
-      signal: AbortSignal.timeout(20_000),
+      signal: AbortSignal.timeout(60_000),
     });
     const body = (await answer.json()) as { sagaId?: string };
     const after = answer.headers.get('retry-after');
@@ -63,11 +63,16 @@ export class Operator {
     };
   }
 
-  /** Waits for the end of a saga. @returns whether it ended within a minute */
-  async ended(sagaId: string): Promise<boolean> {
-    const answer = await fetch(`${this.#api}/v1/sagas/${sagaId}/result?wait=60`);
-    const { status } = (await answer.json()) as { status?: unknown };
-    return status === 'completed' || status === 'compensated';
+  /** Resolves when the saga has ended. @throws Error when it has not within the limit */
+  async ended(sagaId: string, limitMs: number): Promise<void> {
+    const giveUpAt = performance.now() + limitMs;
+    for (;;) {
+      const answer = await fetch(`${this.#api}/v1/sagas/${sagaId}/result?wait=30`);
+      const body = (await answer.json()) as { status?: unknown };
+      if (body.status === 'completed' || body.status === 'compensated') return;
+      if (performance.now() < giveUpAt) continue;
+      throw new Error(`Saga ${sagaId} did not end in ${limitMs} ms: ${JSON.stringify(body)}`);
+    }
   }
 }
 

@@ -27,9 +27,18 @@ const MAX_KEPT = 20_000;
 export const replies = defineCampaign({
   name: 'replies',
   faults: 'duplicated, reordered, misplaced, late and forged replies',
-  sizes: { ci: { messages: 600, perS: 15 }, release: { messages: 10_000, perS: 20 } },
+  sizes: {
+    ci: { messages: 400, perS: 8, nodes: 1 },
+    release: { messages: 10_000, perS: 20, nodes: 2 },
+  },
   async run(open, size, say): Promise<Outcome> {
-    const stage = await open({ bus: 'kafka', perS: size.perS, shards: SHARDS });
+    const stage = await open({
+      bus: 'kafka',
+      perS: size.perS,
+      shards: SHARDS,
+      engines: size.nodes,
+      workers: size.nodes,
+    });
     const stranger = new Stranger(stage.servers.brokers ?? []);
     try {
       const disorder = new Disorder(stage.random);
