@@ -77,7 +77,8 @@ describe('a tampered history is caught', () => {
         }
       }
       expect(unseen).toEqual([]);
-      expect(tried).toBeGreaterThan(100);
+      // Its time and its hash, at least.
+      expect(tried).toBeGreaterThanOrEqual(2 * history.lines.length);
     },
   );
 
@@ -93,7 +94,8 @@ describe('a tampered history is caught', () => {
         tried += 1;
       }
     }
-    expect(tried).toBeGreaterThan(200);
+    // Its version, time, hash and type, at least.
+    expect(tried).toBeGreaterThanOrEqual(4 * history.lines.length);
     expect(parseHistory(text)).toEqual(history);
   });
 
