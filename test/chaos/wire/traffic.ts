@@ -52,7 +52,8 @@ const transfer = (id: string, over: object = {}): object => ({
   transferId: id,
   from: 'alice',
   to: 'bob',
-  amountCents: 1,
+  // More than the poor account has.
+  amountCents: 1_000,
   email: 'ann@example.com',
   ...over,
 });
@@ -80,6 +81,7 @@ export const SHAPES: readonly Shape[] = [
     play: async (traffic, sagaId) => {
       const pending = await traffic.event(sagaId, 'StepPending');
       const commandId = String((pending['data'] as { commandId?: unknown }).commandId);
+      traffic.elsewhere.add(commandId);
       await traffic.act(`/v1/commands/${commandId}/complete`, {
         outcome: 'succeeded',
         output: { paymentId: `ch_${commandId}` },
@@ -139,6 +141,8 @@ export class Traffic {
   readonly requests: Requests;
   /** Sagas that were accepted, and how each must end. */
   readonly started = new Map<string, { end: End; shape: number }>();
+  /** Commands that another system did and answered over REST: no book of a participant has them. */
+  readonly elsewhere = new Set<string>();
   readonly #run = randomBytes(3).toString('hex');
   #count = 0;
 
