@@ -51,9 +51,10 @@ export async function ensureShards(
         `it decides where each saga lives: set it to ${count}, or use a new database.`,
     );
   }
+  // On any conflict: of two that insert at once, one may meet the other in the key of (shard, epoch) first.
   await db.read({
     text: `INSERT INTO sagax.shards (shard) SELECT generate_series($2::int, $1::int - 1, $3::int)
-      ON CONFLICT (shard) DO NOTHING`,
+      ON CONFLICT DO NOTHING`,
     values: [count, place.index, place.count],
   });
   await db.read({
