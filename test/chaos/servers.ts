@@ -24,22 +24,32 @@ export class PostgresBox {
   readonly folder: string;
   readonly #port: number;
   readonly #settings: { readonly [name: string]: string };
+  readonly #env: { readonly [name: string]: string };
   #server: EmbeddedPostgres | null = null;
 
-  private constructor(folder: string, port: number, settings: { [name: string]: string }) {
+  private constructor(
+    folder: string,
+    port: number,
+    settings: { [name: string]: string },
+    env: { [name: string]: string },
+  ) {
     this.folder = folder;
     this.#port = port;
     this.#settings = settings;
+    this.#env = env;
   }
 
-  /** Starts a new server. Data is flushed as in production, unless `settings` say otherwise. */
-  static async start(settings: { [name: string]: string } = {}): Promise<PostgresBox> {
+  /**
+   * Starts a new server. Data is flushed as in production, unless `settings` say otherwise.
+   * @param env what the server finds in its environment, for a library that is loaded before it
+   */
+  static async start(
+    settings: { [name: string]: string } = {},
+    env: { [name: string]: string } = {},
+  ): Promise<PostgresBox> {
     const folder = await mkdtemp(join(tmpdir(), 'sagax-chaos-pg-'));
-    const box = new PostgresBox(folder, await freePort(), {
-      max_connections: '400',
-      shared_buffers: '256MB',
-      ...settings,
-    });
+    const all = { max_connections: '400', shared_buffers: '256MB', ...settings };
+    const box = new PostgresBox(folder, await freePort(), all, env);
     await box.restart();
     return box;
   }
@@ -62,11 +72,17 @@ export class PostgresBox {
 
   /** Comes back on the same port and data; recovers first. */
   async restart(): Promise<void> {
-    this.#server = await startEmbeddedPostgres({
-      folder: this.folder,
-      port: this.#port,
-      settings: this.#settings,
-    });
+    // The server inherits our environment; whatever else is started meanwhile would, too.
+    Object.assign(process.env, this.#env);
+    try {
+      this.#server = await startEmbeddedPostgres({
+        folder: this.folder,
+        port: this.#port,
+        settings: this.#settings,
+      });
+    } finally {
+      for (const name of Object.keys(this.#env)) delete process.env[name];
+    }
   }
 
   async stop(): Promise<void> {
