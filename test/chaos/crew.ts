@@ -74,9 +74,9 @@ export class Crew {
     return this.members.filter((one) => one.role === role);
   }
 
-  /** Resolves when the member's present process is up, or has been replaced by one that is. */
+  /** Resolves when the member's present process is up, or one that replaced it, or when it was dismissed. */
   async ready(member: Member): Promise<void> {
-    while (!this.#closing.signal.aborted) {
+    while (!this.#closing.signal.aborted && !this.#dismissed.has(member)) {
       if (await member.up) return;
       await pause(RESTART_PAUSE_MS);
     }
