@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
-import { defineCampaign, type OpenStage, type Outcome } from '../campaign.ts';
+import { defineCampaign, type OpenStage, type Outcome, type Size } from '../campaign.ts';
 import { streamsOf, type Evidence, type Violation } from '../checker/evidence.ts';
 import type { UnexpectedEnd } from '../crew.ts';
 import type { Random } from '../random.ts';
@@ -51,7 +51,11 @@ interface CrashSize {
   limitMs: number;
 }
 
-function onBus(name: string, bus: 'kafka' | 'postgres', release: Partial<CrashSize>) {
+function onBus(
+  name: string,
+  bus: 'kafka' | 'postgres',
+  changes: { [size in Size]?: Partial<CrashSize> },
+) {
   const ci = { shapes: ['completes'], sample: 8, later: false, perS: 3, recordMs: 4_000 };
   const all = {
     shapes: shapes.map((one) => one.name),
@@ -63,8 +67,8 @@ function onBus(name: string, bus: 'kafka' | 'postgres', release: Partial<CrashSi
     name,
     faults: `SIGKILL before and after each call that does I/O in engine, relay, timers and workers (bus: ${bus})`,
     sizes: {
-      ci: { ...ci, limitMs: 10_000 },
-      release: { ...all, perS: 3, limitMs: 12_000, ...release },
+      ci: { ...ci, limitMs: 10_000, ...changes.ci },
+      release: { ...all, perS: 3, limitMs: 12_000, ...changes.release },
     },
     run: async (open, size, say) => {
       const folder = await mkdtemp(join(tmpdir(), 'sagax-crash-'));
@@ -80,9 +84,8 @@ function onBus(name: string, bus: 'kafka' | 'postgres', release: Partial<CrashSi
 export const crashPoints = onBus('crash-points', 'kafka', {});
 /** A dead member's partitions are free when its lease has ended, so each death takes longer here. */
 export const crashPointsOnPostgres = onBus('crash-points-postgres-bus', 'postgres', {
-  shapes: ['completes'],
-  later: false,
-  limitMs: 25_000,
+  ci: { sample: 4, limitMs: 25_000 },
+  release: { shapes: ['completes'], later: false, limitMs: 25_000 },
 });
 
 async function run(
