@@ -34,6 +34,8 @@ const ORDERLY_ENDS: readonly (number | string)[] = [0, 69];
 /** Garbage for the dead letters, so that their statements run. */
 const GARBAGE = 2;
 const SHOWN_MISSING = 40;
+/** With nothing broken any more a round takes seconds; this is for a machine that is very busy. */
+const LAST_ROUND_LIMIT_MS = 120_000;
 
 export const sqlstates = defineCampaign<Size>({
   name: 'sqlstates',
@@ -91,6 +93,7 @@ class Run {
   readonly #stop = new AbortController();
   readonly #wrong: string[] = [];
   #touring: Promise<void> = Promise.resolve();
+  #isTouring = true;
   #faults = 0;
   /** A process that meets failures at its start is started again and again; it must get through at last. */
   #injectUntil = 0;
@@ -145,8 +148,11 @@ class Run {
 
   async end(): Promise<void> {
     mend(this.#wires);
-    this.#stop.abort();
+    this.#isTouring = false;
+    // The last round is played to its end: a saga that waits for a person would wait for hours.
+    const limit = setTimeout(() => this.#stop.abort(), LAST_ROUND_LIMIT_MS);
     await this.#touring;
+    clearTimeout(limit);
   }
 
   async judge(): Promise<{ faults: number; settled: Settled; notes: { [name: string]: number } }> {
@@ -225,12 +231,13 @@ class Run {
 
   /** All of it again and again, while failures are met. */
   async #tour(): Promise<void> {
-    while (!this.#stop.signal.aborted) {
+    while (this.#isTouring) {
       try {
         await this.#traffic.round();
         await this.#traffic.look();
       } catch (error) {
-        if (!this.#stop.signal.aborted) this.#wrong.push(`the tour: ${String(error)}`);
+        this.#wrong.push(`the tour: ${String(error)}`);
+        if (this.#stop.signal.aborted) return;
       }
     }
   }
