@@ -93,6 +93,8 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
 
 async function applyNext(pool: pg.Pool, migrations: readonly Migration[]): Promise<string | null> {
   const client = await pool.connect();
+  // One that can't be rolled back is still in its transaction: the next try must not get it.
+  let broken = false;
   try {
     await client.query('BEGIN');
     // Bound to the transaction, so it also holds behind a pooler that hands out connections per transaction.
@@ -114,10 +116,10 @@ async function applyNext(pool: pg.Pool, migrations: readonly Migration[]): Promi
     await client.query('COMMIT');
     return next?.name ?? null;
   } catch (error) {
-    await client.query('ROLLBACK').catch(() => undefined);
+    await client.query('ROLLBACK').catch(() => (broken = true));
     throw error;
   } finally {
-    client.release();
+    client.release(broken);
   }
 }
 
