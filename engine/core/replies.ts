@@ -37,8 +37,9 @@ export function translateReply(
     };
   }
   if (step === undefined) return { ignored: 'the step is closed' };
-  const asked = serviceAsked(definition, step.step, body.commandId);
-  if (service !== undefined && asked !== undefined && service !== asked) {
+  const asked =
+    service === undefined ? undefined : serviceAsked(definition, step.step, body.commandId);
+  if (asked !== undefined && service !== asked) {
     return {
       refused: 'COMMAND_UNKNOWN',
       why: `${body.commandId} was sent to the service ${asked}; a worker of ${service} can't answer it.`,

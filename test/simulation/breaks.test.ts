@@ -9,7 +9,7 @@ import { INVARIANTS } from './evidence.ts';
 import { simulate } from './simulate.ts';
 
 /** A break may need a rare fault to show. */
-const SEEDS_PER_BREAK = 80;
+const SEEDS_PER_BREAK = 400;
 /** Less than in a true run: a saga that hangs is seen to hang by then. */
 const SETTLE_LIMIT_MS = 20 * 60_000;
 const TIMEOUT_MS = 120_000;

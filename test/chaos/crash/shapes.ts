@@ -35,7 +35,7 @@ function order(prefix: string, n: number, changes: object): DrawnSaga {
   return { definition: 'order', input, later: [] };
 }
 
-const completes: Shape = {
+export const completes: Shape = {
   name: 'completes',
   what: 'an order through transactional handlers and a charge to its end',
   draw: (n) => order('done', n, {}),

@@ -7,6 +7,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
 import { defineCampaign, type Outcome } from '../campaign.ts';
 import type { Violation } from '../checker/evidence.ts';
+import { completes } from '../crash/shapes.ts';
 import type { Stage } from '../stage.ts';
 import { Operator } from './operator.ts';
 
@@ -29,6 +30,8 @@ export const kafkaDown = defineCampaign({
     const stage = await open({
       bus: 'kafka',
       perS: size.perS,
+      // Sagas that wait for people or for timers would end no faster, however fast the backlog is worked off.
+      draw: (n) => completes.draw(n),
       engines: size.nodes,
       workers: size.nodes,
     });
