@@ -83,10 +83,12 @@ test('an id of any other time goes into the default partition, and is moved when
   ).toHaveLength(1);
   // The indexes are those of the parent, so lists and uniqueness hold in it too.
   const { rows } = await db.pool.query<{ n: number }>(
-    `SELECT count(*)::int AS n FROM pg_index WHERE indrelid = ('sagax.' || $1)::regclass`,
+    `SELECT (SELECT count(*)::int FROM pg_index WHERE indrelid = of) AS n
+       FROM unnest(ARRAY['sagax.sagas', 'sagax.' || $1]::regclass[]) AS of`,
     [names(T0)[1]],
   );
-  expect(rows[0]?.n).toBe(6);
+  expect(rows[0]?.n).toBeGreaterThan(0);
+  expect(rows[1]).toEqual(rows[0]);
 });
 
 test('a table that is locked for long is left for the next pass', async () => {
