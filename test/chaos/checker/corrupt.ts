@@ -151,15 +151,16 @@ export const CORRUPTIONS: readonly Corruption[] = [
     invariant: 'I4',
     name: 'an answer was read and left no trace',
     apply: (evidence) => {
-      const ended = new Set(
-        evidence.events.filter(({ type }) => type.startsWith('SagaComp')).map((row) => row.sagaId),
+      const sagasWith = (type: string): Set<string> =>
+        new Set(evidence.events.filter((row) => row.type === type).map((row) => row.sagaId));
+      const [completed, undone] = [sagasWith('SagaCompleted'), sagasWith('CompensationRequested')];
+      // What was compensated later has the compensation's answer for a trace.
+      const row = eventOf(
+        evidence,
+        'StepSucceeded',
+        ({ sagaId }) => completed.has(sagaId) && !undone.has(sagaId),
       );
-      const row = eventOf(evidence, 'StepSucceeded', ({ sagaId }) => ended.has(sagaId));
-      const end = first(
-        evidence.events,
-        'end',
-        (one) => one.sagaId === row.sagaId && one.type.startsWith('SagaComp'),
-      );
+      const end = eventOf(evidence, 'SagaCompleted', ({ sagaId }) => sagaId === row.sagaId);
       remove(evidence, row);
       remove(evidence, end);
     },
@@ -227,12 +228,12 @@ export const CORRUPTIONS: readonly Corruption[] = [
     invariant: 'I7',
     name: 'a compensation was begun past the pivot',
     apply: (evidence) => {
-      const pivot = eventOf(evidence, 'StepRequested', ({ event }) => event['class'] === 'pivot');
-      const passed = eventOf(
-        evidence,
-        'StepSucceeded',
-        (row) => row.sagaId === pivot.sagaId && commandIdOf(row) === commandIdOf(pivot),
+      const pivots = new Set(
+        evidence.events
+          .filter(({ type, event }) => type === 'StepRequested' && event['class'] === 'pivot')
+          .map((row) => commandIdOf(row)),
       );
+      const passed = eventOf(evidence, 'StepSucceeded', (row) => pivots.has(commandIdOf(row)));
       insertAfter(evidence, passed, { type: 'CompensationStarted', reason: null, owed: [] });
     },
   },
