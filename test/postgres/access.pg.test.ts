@@ -64,8 +64,10 @@ describe('API keys', () => {
   test('with an id that is taken, or a hash that is none, are refused', async () => {
     const { apiKeys } = postgres;
     await apiKeys.create(key('d00000000001'));
-    await expect(apiKeys.create(key('d00000000001'))).rejects.toThrow();
-    await expect(apiKeys.create({ ...key('d00000000002'), hash: 'abcd' })).rejects.toThrow();
+    await expect(apiKeys.create(key('d00000000001'))).rejects.toThrow(/api_keys/);
+    await expect(apiKeys.create({ ...key('d00000000002'), hash: 'abcd' })).rejects.toThrow(
+      /api_keys/,
+    );
     expect(await apiKeys.find('d00000000002')).toBeNull();
   });
 });
