@@ -3,6 +3,7 @@
  *
  * Guards that CPU time, memory and bytes are taken over the same sagas as the rate they stand beside.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Load } from './load.ts';
 import {
   cpuByProcess,
@@ -60,8 +61,24 @@ export async function warmUp(stack: Stack, sizes: Sizes): Promise<void> {
   );
 }
 
+/** What a machine does by itself counts as quiet, in cores; and how long one waits for it. */
+const QUIET_CORES = 0.1;
+const QUIET_LIMIT_MS = 60_000;
+const LOOK_EVERY_MS = 1_000;
+
+/** Resolves when what the load before left to do in the background (vacuum, compaction) is done, or after a minute. */
+async function untilQuiet(): Promise<void> {
+  const until = performance.now() + QUIET_LIMIT_MS;
+  while (performance.now() < until) {
+    const before_ms = machineCpuMs();
+    await pause(LOOK_EVERY_MS);
+    if (machineCpuMs() - before_ms < QUIET_CORES * LOOK_EVERY_MS) return;
+  }
+}
+
 export async function measure(stack: Stack, scenario: Scenario, sizes: Sizes): Promise<Measured> {
   const load = loadOf(scenario, sizes);
+  if (load.kind !== 'closed') await untilQuiet();
   const edges: { [edge: string]: ByProcess } = {};
   const storedBefore = await stack.stored();
   const result = await stack.driver.load(load, (edge) => {
