@@ -14,8 +14,11 @@ export type End = 'completed' | 'compensated';
 const PAUSE_MS: { readonly [how in Watch]: number } = { exact: 1, cheap: 40, many: 2 };
 const TAIL_LIMIT = 2_000;
 
+// Written so that nothing but the primary key can be of use: with a plan that is kept, the server would otherwise go
+// through the index of ends, which costs 5 ms a look once 50,000 sagas have ended.
 const ROWS_SQL = `
-SELECT saga_id, status FROM sagax.sagas WHERE saga_id = ANY ($1::bigint[]) AND (ended_at_ms IS NOT NULL OR status = 'stuck')`;
+SELECT saga_id, status FROM sagax.sagas
+WHERE saga_id = ANY ($1::bigint[]) AND (ended_at_ms + 0 IS NOT NULL OR status || '' = 'stuck')`;
 
 const TAIL_SQL = `
 SELECT c.shard, max(t.shard_seq) AS upto, count(t.shard_seq)::int AS n,
