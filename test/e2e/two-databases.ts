@@ -11,6 +11,8 @@ import { testDatabase, type TestDatabase } from '../support/postgres.ts';
 import { secondPostgres, type SecondPostgres } from '../support/second-postgres.ts';
 import { eventually, startProcess, type SagaxProcess } from './processes.ts';
 
+/** Sagas that start together share a shard, and so a database: more than a shard is given at a time. */
+const ORDERS = 80;
 const SHARDS = 8;
 const LIMIT_MS = 60_000;
 
@@ -81,7 +83,7 @@ export function twoDatabases(brokers: readonly string[] | null): void {
       input: {
         orderId: `order-${made}`,
         email: 'ann@example.com',
-        sku: 'item-001',
+        sku: `item-${String((made % 100) + 1).padStart(3, '0')}`,
         quantity: 1,
         amountCents: 4_200,
         card: '4242424242424242',
@@ -151,7 +153,7 @@ export function twoDatabases(brokers: readonly string[] | null): void {
     await eventually('each node has shards in each database', LIMIT_MS, async () =>
       (await owners()).every((names) => names.length === 2) ? true : null,
     );
-    const ids = await startOrders(40);
+    const ids = await startOrders(ORDERS);
     all.push(...ids);
     await ended(ids, pools);
     expect(new Set(ids.map(placeOf))).toEqual(new Set([0, 1]));
@@ -162,7 +164,7 @@ export function twoDatabases(brokers: readonly string[] | null): void {
 
   test('a node that is killed is replaced in both databases', async () => {
     const victim = processes.find(({ role }) => role === 'engine') as SagaxProcess;
-    const ids = await startOrders(40);
+    const ids = await startOrders(ORDERS);
     all.push(...ids);
     victim.kill('SIGKILL');
     await ended(ids, pools);
@@ -176,7 +178,7 @@ export function twoDatabases(brokers: readonly string[] | null): void {
 
   test('one server is stopped: the other goes on, REST says what is missing; then all end', async () => {
     await second.stop();
-    const ids = await startOrders(40);
+    const ids = await startOrders(ORDERS);
     all.push(...ids);
     const here = ids.filter((id) => placeOf(id) === 0);
     await ended(here, [pools[0]]);
@@ -206,7 +208,7 @@ export function twoDatabases(brokers: readonly string[] | null): void {
   test('a node that starts while one server is stopped works for the other', async () => {
     await second.stop();
     for (const one of processes.filter(({ role }) => role === 'engine')) one.kill('SIGTERM');
-    const ids = await startOrders(20);
+    const ids = await startOrders(ORDERS);
     all.push(...ids);
     await start('engine').line(/the engine runs/);
     await ended(
