@@ -5,9 +5,9 @@
  * the simulator run on it). Each method says what holds on return, and what a crash before it means.
  * Adapters see this file, never each other.
  */
-import type { ErrorCode } from './core/errors.ts';
 import type { LoggedEvent, SagaEvent, SagaStatus } from './core/events.ts';
 import type { Json } from './core/json.ts';
+import type { DeadLetter } from './core/letters.ts';
 
 // ---------------------------------------------------------------- clock
 
@@ -70,27 +70,7 @@ export interface SagaSnapshot {
   state: Json;
 }
 
-/** A message that could not be applied; kept so that it can be listed and redriven. */
-export interface DeadLetter {
-  topic: string;
-  partition: number;
-  offset: bigint;
-  key: string | null;
-  headers: { [name: string]: string };
-  /** As it came, as text (invalid UTF-8 replaced); cut at DEAD_LETTER_TEXT_LIMIT when its code is in UNREADABLE_CODES. */
-  value: string | null;
-  code: string;
-  reason: string;
-  at: number;
-}
-
-/** Codes of messages that can't be read, whoever reads them again. All others are kept whole, to be redriven. */
-export const UNREADABLE_CODES: ReadonlySet<string> = new Set<ErrorCode>([
-  'MESSAGE_INVALID',
-  'PAYLOAD_REFUSED',
-]);
-/** Characters that are kept of a message which can't be read. */
-export const DEAD_LETTER_TEXT_LIMIT = 65_536;
+export type { DeadLetter };
 
 /** All that one batch changes; written in one statement or one transaction. */
 export interface ShardBatch {

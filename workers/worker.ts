@@ -6,15 +6,12 @@
  * long handler. A crash anywhere means that the unfinished commands are delivered again.
  */
 import { SagaxError } from '../engine/core/errors.ts';
-import { encodeLetter } from '../engine/core/letters.ts';
+import { encodeLetter, keptText, type DeadLetter } from '../engine/core/letters.ts';
 import { topicNames, type CommandBody, type ReplyBody } from '../engine/core/wire.ts';
 import {
-  DEAD_LETTER_TEXT_LIMIT,
-  UNREADABLE_CODES,
   type Bus,
   type BusBatch,
   type Clock,
-  type DeadLetter,
   type ReceivedMessage,
   type Subscription,
 } from '../engine/ports.ts';
@@ -324,7 +321,7 @@ class CommandWorker<Tx> implements Worker {
         await clock.sleep(PARK_PAUSE_MS * 2 ** (tries - 1), this.#stop.signal);
       }
     }
-    return this.#report({ ...letter, value: tellable(message.value, code) });
+    return this.#report({ ...letter, value: keptText(message.value, code) });
   }
 
   /** Tells the engine. An inbox that refuses the report must not hold the partition up: the letter is kept here. */
@@ -364,11 +361,6 @@ class CommandWorker<Tx> implements Worker {
       log.warn({ error: textOf(error), commandId: command.commandId }, 'a heartbeat was not sent');
     }
   }
-}
-
-/** As the engine keeps its own: cut when nobody could read it, else whole, so that it can be redriven. */
-function tellable(value: string | null, code: string): string | null {
-  return UNREADABLE_CODES.has(code) ? (value?.slice(0, DEAD_LETTER_TEXT_LIMIT) ?? null) : value;
 }
 
 function keyOf(message: ReceivedMessage, decoded: Decoded): string {

@@ -190,17 +190,27 @@ export function encodeMessage(envelope: Envelope, body: unknown): WireMessage {
         `${MAX_BODY_BYTES} bytes. Keep large payloads elsewhere and send a reference (claim check).`,
     );
   }
-  const headers: { [name: string]: string } = {
-    'content-type': 'application/json',
-    ce_specversion: '1.0',
-    ce_type: envelope.type,
-    ce_id: envelope.id,
-    ce_source: envelope.source,
-    ce_time: new Date(envelope.at).toISOString(),
-    ce_subject: envelope.sagaId,
-  };
+  const headers = envelopeHeaders(envelope);
+  headers['ce_subject'] = envelope.sagaId;
   if (envelope.traceparent !== undefined) headers['ce_traceparent'] = envelope.traceparent;
   return { key: envelope.sagaId, headers, value };
+}
+
+/** What every message of ours carries, of a saga or not. */
+export function envelopeHeaders({
+  type,
+  id,
+  source,
+  at,
+}: Pick<Envelope, 'type' | 'id' | 'source' | 'at'>): { [name: string]: string } {
+  return {
+    'content-type': 'application/json',
+    ce_specversion: '1.0',
+    ce_type: type,
+    ce_id: id,
+    ce_source: source,
+    ce_time: new Date(at).toISOString(),
+  };
 }
 
 /** @throws SagaxError MESSAGE_INVALID or PAYLOAD_REFUSED: the message is to be parked as a dead letter. */

@@ -7,7 +7,7 @@
 import type { decide as coreDecide } from '../core/decide.ts';
 import { SagaxError, type ErrorCode } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
-import { decodeLetter, isLetter, type ReportedLetter } from '../core/letters.ts';
+import { decodeLetter, isLetter, keptText, type DeadLetter } from '../core/letters.ts';
 import { partitionOf } from '../core/shards.ts';
 import {
   earliestDue,
@@ -18,15 +18,7 @@ import {
   type SagaState,
 } from '../core/state.ts';
 import { decodeInbox, type InboxInput } from '../core/wire.ts';
-import {
-  DEAD_LETTER_TEXT_LIMIT,
-  UNREADABLE_CODES,
-  type Bus,
-  type DeadLetter,
-  type ReceivedMessage,
-  type SagaSummary,
-  type ShardBatch,
-} from '../ports.ts';
+import { type Bus, type ReceivedMessage, type SagaSummary, type ShardBatch } from '../ports.ts';
 import type { Registry } from './registry.ts';
 import { snapshotOf, type Entry, type SagaStore } from './saga-store.ts';
 import type { Telemetry } from './telemetry.ts';
@@ -57,7 +49,7 @@ export interface BatchContext {
 
 type LiveEntry = Extract<Entry, { kind: 'live' }>;
 type Parsed = { message: ReceivedMessage } & (
-  { input: InboxInput } | { letter: ReportedLetter } | { error: SagaxError }
+  { input: InboxInput } | { letter: DeadLetter } | { error: SagaxError }
 );
 
 export class BatchBuilder {
@@ -358,9 +350,7 @@ export class BatchBuilder {
       offset: message.offset,
       key: message.key,
       headers: message.headers,
-      value: UNREADABLE_CODES.has(code)
-        ? (message.value?.slice(0, DEAD_LETTER_TEXT_LIMIT) ?? null)
-        : message.value,
+      value: keptText(message.value, code),
       code,
       reason,
       at: now,
@@ -368,7 +358,7 @@ export class BatchBuilder {
   }
 
   /** A participant has parked a message of a command topic: people see it, and redrive it, here. */
-  #keepReported(letter: ReportedLetter): void {
+  #keepReported(letter: DeadLetter): void {
     this.#context.telemetry.count('dead_letters_total', 1, { code: letter.code });
     this.#deadLetters.push(letter);
   }

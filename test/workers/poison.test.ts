@@ -1,9 +1,8 @@
 /** Messages that are no commands: parked, answered when they say to whom, and never in anybody's way. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { decodeLetter, isLetter } from '../../engine/core/letters.ts';
+import { DEAD_LETTER_TEXT_LIMIT, decodeLetter, isLetter } from '../../engine/core/letters.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
 import { settle } from '../../engine/memory/clock.ts';
-import { DEAD_LETTER_TEXT_LIMIT } from '../../engine/ports.ts';
 import { transactional, type Handler } from '../../workers/handlers.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
 import { openBench, type Bench } from './support/bench.ts';
