@@ -29,25 +29,13 @@ export class Parts {
   ofSaga(sagaId: string): LogPart {
     return this.ofShard(partitionOf(sagaId, this.shardCount));
   }
-
-  /** What each database is asked for. */
-  split<T>(items: readonly T[], partOf: (item: T) => LogPart): Map<LogPart, T[]> {
-    const split = new Map<LogPart, T[]>();
-    for (const item of items) {
-      const part = partOf(item);
-      const mine = split.get(part);
-      if (mine === undefined) split.set(part, [item]);
-      else mine.push(item);
-    }
-    return split;
-  }
 }
 
 export function spreadEventLog(parts: Parts): EventLog {
   return {
     append: (batch) => parts.ofShard(batch.shard).ask(({ eventLog }) => eventLog.append(batch)),
     load: async (sagaIds, options) => {
-      const split = parts.split(sagaIds, (sagaId) => parts.ofSaga(sagaId));
+      const split = Map.groupBy(sagaIds, (sagaId) => parts.ofSaga(sagaId));
       const found = await Promise.all(
         [...split].map(([part, mine]) => part.ask(({ eventLog }) => eventLog.load(mine, options))),
       );
@@ -75,7 +63,7 @@ export function spreadShardLeases(
         .ofShard(shard)
         .ask(({ shardLeases }) => shardLeases.acquire(shard, owner, ttlMs, options)),
     renew: async (owner, held, ttlMs) => {
-      const split = parts.split(held, ({ shard }) => parts.ofShard(shard));
+      const split = Map.groupBy(held, ({ shard }) => parts.ofShard(shard));
       const asked = renewals.filter(({ part }) => split.has(part));
       const answers = await Promise.allSettled(
         asked.map(async (renewal) => renewal.run(owner, split.get(renewal.part) ?? [], ttlMs)),

@@ -17,7 +17,7 @@ export function spreadReader(parts: Parts): SagaReader {
     get: (namespace, sagaId) =>
       parts.ofSaga(sagaId).ask(({ reader }) => reader.get(namespace, sagaId)),
     getMany: async (keys, options) => {
-      const split = parts.split(keys, ({ sagaId }) => parts.ofSaga(sagaId));
+      const split = Map.groupBy(keys, ({ sagaId }) => parts.ofSaga(sagaId));
       const found = await fromEach(
         parts,
         [...split.keys()],
