@@ -6,7 +6,7 @@
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { AcceptedInput } from './checker/evidence.ts';
-import type { Random } from './random.ts';
+import type { Dice } from '../support/dice.ts';
 import { drawSaga, type DrawnSaga } from './sagas.ts';
 
 /** Grows from try to try, so that clients do not hold down a system that comes back. */
@@ -23,9 +23,9 @@ export interface LoadOptions {
   /** Present address of an API, and a name of the process behind it. */
   api: () => { url: string; process: string };
   perS: number;
-  random: Random;
+  random: Dice;
   /** The n-th saga. Default: a mixture of all shapes. */
-  draw?: (n: number, random: Random) => DrawnSaga;
+  draw?: (n: number, random: Dice) => DrawnSaga;
 }
 
 export class Load {

@@ -1,5 +1,5 @@
 /** The sagas of the load: orders, trips and transfers of every end, some with timers, signals and cancels. */
-import type { Random } from './random.ts';
+import type { Dice } from '../support/dice.ts';
 
 export interface DrawnSaga {
   definition: 'order' | 'trip' | 'transfer';
@@ -18,7 +18,7 @@ const CARDS = {
 const NEEDS_APPROVAL_CENTS = 250_000;
 
 /** @param n names what the saga is about; the same n and state of chance give the same saga */
-export function drawSaga(n: number, random: Random): DrawnSaga {
+export function drawSaga(n: number, random: Dice): DrawnSaga {
   const shape = random.next();
   const drawn =
     shape < 0.5
@@ -39,14 +39,14 @@ function two(n: number): string {
   return String((n % 100) + 1).padStart(3, '0');
 }
 
-function card(random: Random): string {
+function card(random: Dice): string {
   const x = random.next();
   if (x < 0.1) return CARDS.declined;
   if (x < 0.2) return CARDS.answerLost;
   return x < 0.25 ? CARDS.unavailableTwice : CARDS.charged;
 }
 
-function order(n: number, random: Random): DrawnSaga {
+function order(n: number, random: Dice): DrawnSaga {
   return {
     definition: 'order',
     input: {
@@ -69,7 +69,7 @@ function order(n: number, random: Random): DrawnSaga {
 }
 
 /** An order that waits for a person: approved, declined, or left until its timer. */
-function approval(n: number, random: Random): DrawnSaga {
+function approval(n: number, random: Dice): DrawnSaga {
   const drawn = order(n, random);
   const approvalTimeoutMs = random.between(500, 6_000);
   const input = { ...drawn.input, amountCents: NEEDS_APPROVAL_CENTS, approvalTimeoutMs };
@@ -83,7 +83,7 @@ function approval(n: number, random: Random): DrawnSaga {
   return { definition: 'order', input, later };
 }
 
-function trip(n: number, random: Random): DrawnSaga {
+function trip(n: number, random: Dice): DrawnSaga {
   const x = random.next();
   return {
     definition: 'trip',
@@ -103,7 +103,7 @@ function trip(n: number, random: Random): DrawnSaga {
   };
 }
 
-function transfer(n: number, random: Random): DrawnSaga {
+function transfer(n: number, random: Dice): DrawnSaga {
   const x = random.next();
   return {
     definition: 'transfer',

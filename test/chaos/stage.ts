@@ -15,7 +15,7 @@ import { readEnds, readEvidence } from './checker/read.ts';
 import { installWitness } from './checker/witness.ts';
 import { Crew, type Role, type UnexpectedEnd } from './crew.ts';
 import { Load, type LoadOptions } from './load.ts';
-import { Random } from './random.ts';
+import { Dice } from '../support/dice.ts';
 import { checkReplay, readKeptStates } from './replay.ts';
 import { freePort, PostgresBox } from './servers.ts';
 
@@ -65,7 +65,7 @@ export interface Settled {
 export class Stage {
   readonly crew: Crew;
   readonly load: Load;
-  readonly random: Random;
+  readonly random: Dice;
   readonly servers: Servers;
   /** Settings of all processes, for a campaign that starts some of its own. */
   readonly env: { readonly [name: string]: string };
@@ -77,7 +77,7 @@ export class Stage {
   private constructor(parts: {
     crew: Crew;
     load: Load;
-    random: Random;
+    random: Dice;
     servers: Servers;
     env: { readonly [name: string]: string };
     postgres: PostgresBox | null;
@@ -105,7 +105,7 @@ export class Stage {
     }
     async function open(given: StageOptions, toClose: (() => Promise<unknown>)[]): Promise<Stage> {
       const { postgres, kafka, servers } = await startServers(given, toClose);
-      const random = new Random(given.seed);
+      const random = new Dice(given.seed);
       const port = await freePort();
       const env = envOf(given, servers, port);
       const crew = new Crew({
@@ -124,7 +124,7 @@ export class Stage {
           return { url: `http://127.0.0.1:${port}`, process: `api 0 life ${api?.life}` };
         },
         perS: given.perS ?? 20,
-        random: new Random(given.seed ^ 0x5a5a),
+        random: new Dice(given.seed ^ 0x5a5a),
         ...(given.draw === undefined ? {} : { draw: given.draw }),
       });
       toClose.push(() => load.close());

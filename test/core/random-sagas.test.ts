@@ -1,7 +1,7 @@
 /** Random sagas against random participants: the driver's checks at every input, and an end for every one (I12). */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { Dice } from '../support/random-chart.ts';
+import { Dice } from '../support/dice.ts';
 import { SAGA_SIGNALS, randomSaga } from '../support/random-saga.ts';
 import { RandomWorld } from '../support/random-world.ts';
 import { SagaDriver } from '../support/saga-driver.ts';

@@ -12,6 +12,8 @@ import type { SagaState } from '../../engine/core/state.ts';
 import { CE_TYPES, encodeMessage, type CommandBody } from '../../engine/core/wire.ts';
 import type { Bus, BusMessage, EventLog, ShardBatch } from '../../engine/ports.ts';
 import { messageOf } from '../../engine/runtime/outbox.ts';
+import type { MemoryTx } from '../../workers/memory/transaction.ts';
+import type { Barrier } from '../../workers/ports.ts';
 import type { Breakage, Lasting } from './breakage.ts';
 import type { Invariant } from './evidence.ts';
 import { TOPIC_PREFIX } from './processes.ts';
@@ -47,6 +49,34 @@ function onAppend(
   append: (log: EventLog, batch: ShardBatch, lasting: Lasting) => Promise<void>,
 ): NonNullable<Breakage['eventLog']> {
   return (log, lasting) => ({ ...log, append: (batch) => append(log, batch, lasting) });
+}
+
+/** A store with another barrier, and without shared transactions, which have barriers of their own. */
+function onBarrier(
+  change: (barrier: Barrier<MemoryTx>) => Partial<Barrier<MemoryTx>>,
+): NonNullable<Breakage['store']> {
+  return (store) => ({
+    start: () => store.start(),
+    claim: (entry, leaseMs) => store.claim(entry, leaseMs),
+    extend: (id, token, leaseMs) => store.extend(id, token, leaseMs),
+    record: (id, token, outcome) => store.record(id, token, outcome),
+    endLease: (id, token) => store.endLease(id, token),
+    park: (letter) => store.park(letter),
+    isTransient: (error) => store.isTransient(error),
+    transaction: (work) =>
+      store.transaction((barrier) =>
+        work({
+          tx: barrier.tx,
+          insert: (entry, state) => barrier.insert(entry, state),
+          read: (id) => barrier.read(id),
+          takeOver: (id) => barrier.takeOver(id),
+          answer: (id, answer) => barrier.answer(id, answer),
+          savepoint: () => barrier.savepoint(),
+          rollbackToSavepoint: () => barrier.rollbackToSavepoint(),
+          ...change(barrier),
+        }),
+      ),
+  });
 }
 
 function onPublish(
@@ -261,33 +291,18 @@ export const BREAKS: readonly Break[] = [
     invariant: 'I8',
     what: "the participant's barrier lets repeats through",
     breakage: {
-      store: (store) => ({
-        start: () => store.start(),
-        claim: (entry, leaseMs) => store.claim(entry, leaseMs),
-        extend: (id, token, leaseMs) => store.extend(id, token, leaseMs),
-        record: (id, token, outcome) => store.record(id, token, outcome),
-        endLease: (id, token) => store.endLease(id, token),
-        park: (letter) => store.park(letter),
-        isTransient: (error) => store.isTransient(error),
-        transaction: (work) =>
-          store.transaction((barrier) => {
-            const repeated = new Set<string>();
-            return work({
-              tx: barrier.tx,
-              insert: async (entry, state) => {
-                const fresh = await barrier.insert(entry, state);
-                if (!fresh) repeated.add(entry.commandId);
-                return fresh || state === 'running';
-              },
-              read: (id) => barrier.read(id),
-              takeOver: (id) => barrier.takeOver(id),
-              answer: async (id, answer) => {
-                if (!repeated.has(id)) await barrier.answer(id, answer);
-              },
-              savepoint: () => barrier.savepoint(),
-              rollbackToSavepoint: () => barrier.rollbackToSavepoint(),
-            });
-          }),
+      store: onBarrier((barrier) => {
+        const repeated = new Set<string>();
+        return {
+          insert: async (entry, state) => {
+            const fresh = await barrier.insert(entry, state);
+            if (!fresh) repeated.add(entry.commandId);
+            return fresh || state === 'running';
+          },
+          answer: async (id, answer) => {
+            if (!repeated.has(id)) await barrier.answer(id, answer);
+          },
+        };
       }),
     },
   },
@@ -296,27 +311,7 @@ export const BREAKS: readonly Break[] = [
     invariant: 'I8',
     what: 'a participant answers that it is done, and its change is not written',
     breakage: {
-      store: (store) => ({
-        start: () => store.start(),
-        claim: (entry, leaseMs) => store.claim(entry, leaseMs),
-        extend: (id, token, leaseMs) => store.extend(id, token, leaseMs),
-        record: (id, token, outcome) => store.record(id, token, outcome),
-        endLease: (id, token) => store.endLease(id, token),
-        park: (letter) => store.park(letter),
-        isTransient: (error) => store.isTransient(error),
-        transaction: (work) =>
-          store.transaction((barrier) =>
-            work({
-              tx: { ...barrier.tx, set: () => Promise.resolve() },
-              insert: (entry, state) => barrier.insert(entry, state),
-              read: (id) => barrier.read(id),
-              takeOver: (id) => barrier.takeOver(id),
-              answer: (id, answer) => barrier.answer(id, answer),
-              savepoint: () => barrier.savepoint(),
-              rollbackToSavepoint: () => barrier.rollbackToSavepoint(),
-            }),
-          ),
-      }),
+      store: onBarrier((barrier) => ({ tx: { ...barrier.tx, set: () => Promise.resolve() } })),
     },
   },
   {

@@ -6,7 +6,7 @@
  */
 import type { AnyStateNode } from 'xstate';
 import { defineSaga, type AnyDefinition } from '../../engine/core/define.ts';
-import { Dice } from '../support/random-chart.ts';
+import { Dice } from '../support/dice.ts';
 import { anything, randomSaga, SAGA_SIGNALS } from '../support/random-saga.ts';
 
 /** Generated definitions are named so; nothing else is. */

@@ -8,6 +8,7 @@
 import { assign, cancel, emit, enqueueActions, setup, type AnyStateMachine } from 'xstate';
 import { compensatable, command, readOnly } from '../../engine/core/index.ts';
 import { z } from 'zod';
+import { Dice } from './dice.ts';
 
 export const CHART_EVENTS = ['e0', 'e1', 'e2', 'e3', 'f.a', 'f.b'] as const;
 const NAMES = [...CHART_EVENTS, '*', 'f.*'] as const;
@@ -21,30 +22,6 @@ export interface Chart {
   machine: AnyStateMachine;
   /** Ids of everything it invokes. */
   invokeIds: string[];
-}
-
-/** A small generator of numbers (mulberry32): the same seed gives the same chart. */
-export class Dice {
-  #state: number;
-  constructor(seed: number) {
-    this.#state = seed >>> 0;
-  }
-  next(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  }
-  below(n: number): number {
-    return Math.floor(this.next() * n);
-  }
-  chance(p: number): boolean {
-    return this.next() < p;
-  }
-  pick<T>(items: readonly T[]): T {
-    return items[this.below(items.length)] as T;
-  }
 }
 
 interface Context {

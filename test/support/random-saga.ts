@@ -18,7 +18,7 @@ import {
   type AnyContract,
   type StepOptions,
 } from '../../engine/core/index.ts';
-import type { Dice } from './random-chart.ts';
+import type { Dice } from './dice.ts';
 
 /** Signals that some random saga handles; each takes any object. */
 export const SAGA_SIGNALS = ['go', 'skip', 'resume', 'hold', 'proceed'] as const;

@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import type { StepClass } from '../../engine/core/events.ts';
 import { stuckReason } from '../../engine/core/state.ts';
-import type { Dice } from './random-chart.ts';
+import type { Dice } from './dice.ts';
 import { SAGA_SIGNALS } from './random-saga.ts';
 import type { Answer, SagaDriver, SentCommand } from './saga-driver.ts';
 

@@ -15,7 +15,7 @@ import pg from 'pg';
 import { defineCampaign, type OpenStage, type Outcome, type Size } from '../campaign.ts';
 import { streamsOf, type Evidence, type Violation } from '../checker/evidence.ts';
 import type { UnexpectedEnd } from '../crew.ts';
-import type { Random } from '../random.ts';
+import type { Dice } from '../../support/dice.ts';
 import type { Settled, Stage } from '../stage.ts';
 import { whyNot } from './elsewhere.ts';
 import { Groups } from './groups.ts';
@@ -229,12 +229,12 @@ class Range {
 /** What is still to be died at: first passages, and later ones of what is passed more than once. */
 class Aims {
   readonly #size: CrashSize;
-  readonly #random: Random;
+  readonly #random: Dice;
   readonly #known = new Set<string>();
   readonly #tries = new Map<Target, number>();
   #targets: Target[] = [];
 
-  constructor(size: CrashSize, random: Random) {
+  constructor(size: CrashSize, random: Dice) {
     this.#size = size;
     this.#random = random;
   }

@@ -8,7 +8,7 @@ import { definitions } from '../../../definitions/index.ts';
 import type { Json } from '../../../engine/core/json.ts';
 import { contractsOf, sampleOf } from '../../definitions/every-node/nodes.ts';
 import { partitionOf } from '../checker/evidence.ts';
-import type { Random } from '../random.ts';
+import type { Dice } from '../../support/dice.ts';
 import type { Injection, Seen } from './stranger.ts';
 
 /** Partitions of the inbox in these campaigns. */
@@ -30,7 +30,7 @@ interface Command {
 const contracts = contractsOf(definitions);
 
 /** `ce_source` of every service but one. */
-function anotherService(command: Command, random: Random): string {
+function anotherService(command: Command, random: Dice): string {
   const own = command.command.split('.')[0];
   const others = [...new Set(contracts.map(({ service }) => service))].filter(
     (service) => service !== own,
@@ -41,7 +41,7 @@ function anotherService(command: Command, random: Random): string {
 type Forgery = (
   command: Command,
   other: Command,
-  random: Random,
+  random: Dice,
 ) => { body: { [field: string]: Json }; source?: string } | null;
 
 /** An answer that fits the command's contract. */
@@ -130,7 +130,7 @@ export const FORGERIES: { readonly [kind: string]: Forgery } = {
 export const MISFIT = 'wrong output schema';
 
 /** @returns the forged reply to a command that went by, or null when it makes no sense for this one */
-export function forge(kind: string, seen: Seen, other: Seen, random: Random): Injection | null {
+export function forge(kind: string, seen: Seen, other: Seen, random: Dice): Injection | null {
   const command = JSON.parse(seen.value ?? 'null') as Command;
   const stranger = JSON.parse(other.value ?? 'null') as Command;
   const forged =

@@ -5,7 +5,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { defineCampaign, type Outcome } from '../campaign.ts';
 import { isInjected, partitionOf, type Evidence, type Violation } from '../checker/evidence.ts';
-import type { Random } from '../random.ts';
+import type { Dice } from '../../support/dice.ts';
 import type { Stage } from '../stage.ts';
 import { Operator, type Letter } from './operator.ts';
 import { Stranger, type Injection } from './stranger.ts';
@@ -143,7 +143,7 @@ async function poisonAll(
   return slowest_ms;
 }
 
-function place(kind: string, random: Random): Injection {
+function place(kind: string, random: Dice): Injection {
   const isInbox = random.chance(0.5);
   const key = String(random.between(1_000, 1_000_000_000));
   const poison = poisonOf(kind, isInbox ? reply : command, key);

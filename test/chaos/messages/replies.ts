@@ -5,7 +5,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { defineCampaign, type Outcome } from '../campaign.ts';
 import { INJECTED_HEADER, type Evidence, type Violation } from '../checker/evidence.ts';
-import type { Random } from '../random.ts';
+import type { Dice } from '../../support/dice.ts';
 import type { Stage } from '../stage.ts';
 import { FORGED, FORGERIES, forge, MISFIT, SHARDS } from './forgeries.ts';
 import { Stranger, type Injection, type Seen } from './stranger.ts';
@@ -86,11 +86,11 @@ class Disorder {
   /** To be sent as soon as may be. */
   readonly due: Injection[] = [];
   readonly late: Injection[] = [];
-  readonly #random: Random;
+  readonly #random: Dice;
   readonly #reordered: Injection[] = [];
   #lastCommand: Seen | null = null;
 
-  constructor(random: Random) {
+  constructor(random: Dice) {
     this.#random = random;
   }
 
