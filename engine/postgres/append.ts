@@ -37,12 +37,7 @@ WITH fence AS MATERIALIZED (
   ORDER BY b.shard FOR KEY SHARE OF s $locked
 ), gap AS MATERIALIZED (
   -- The event before the batch's first one of each stream must be there; the primary key refuses repeats.
-  SELECT first.shard, min(first.saga_id) AS saga_id
-  FROM unnest((SELECT $7::int[]), (SELECT $8::bigint[]), (SELECT $9::int[])) AS first (shard, saga_id, stream_version)
-  -- A scalar sub-select is one look into the index for each stream, whatever the table's statistics say.
-  WHERE (SELECT 1 FROM sagax.events e
-    WHERE e.saga_id = first.saga_id AND e.stream_version = first.stream_version - 1) IS NULL
-  GROUP BY first.shard
+  SELECT * FROM sagax.stream_gaps((SELECT $7::int[]), (SELECT $8::bigint[]), (SELECT $9::int[]))
 ), moved AS (
   UPDATE sagax.shard_positions p SET
     next_seq = p.next_seq + fence.events,

@@ -2,7 +2,12 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CommitUnknownError, FencedError } from '../../engine/core/errors.ts';
 import type { SagaEvent } from '../../engine/core/events.ts';
-import { APPEND_FREE_SQL, encodeBatch, valuesOf } from '../../engine/postgres/append.ts';
+import {
+  APPEND_FREE_SQL,
+  APPEND_SQL,
+  encodeBatch,
+  valuesOf,
+} from '../../engine/postgres/append.ts';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import type { ShardBatch } from '../../engine/ports.ts';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
@@ -253,6 +258,19 @@ test('I2: a statement of many shards and a take-over of one: the one waits for t
     expect(await lease).toMatchObject({ nextSeq: writers[4]?.nextSeq });
   } finally {
     client.release();
+  }
+});
+
+test('no scan of a partitioned table is part of the plan that a lock wait sets up anew', async () => {
+  for (const statement of [APPEND_SQL, APPEND_FREE_SQL]) {
+    const { rows } = await db.pool.query<{ 'QUERY PLAN': string }>(
+      `EXPLAIN (GENERIC_PLAN) ${statement}`,
+    );
+    const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+    expect(plan).toContain('LockRows');
+    expect(plan).toContain('Function Scan on stream_gaps');
+    expect(plan).not.toMatch(/Scan .*on (events|sagas|snapshots)/);
+    expect(plan).not.toMatch(/^\s*(->\s+)?(Merge )?Append /m);
   }
 });
 
