@@ -17,8 +17,10 @@ import type { Settings } from './settings.ts';
 import { createTelemetry, type ProcessTelemetry } from './telemetry.ts';
 
 /** How often messages that every group has done with are deleted from the Postgres bus, and how many at once. */
-const TRIM_EVERY_MS = 30_000;
-const TRIM_LIMIT = 5_000;
+const TRIM_EVERY_MS = 5_000;
+/** Of one statement, so that none takes long, and the pause between two. */
+const TRIM_LIMIT = 500;
+const TRIM_PAUSE_MS = 10;
 
 /** What a process has open. */
 export interface Connections {
@@ -175,7 +177,8 @@ function keepTrimmed(
       await clock.sleep(TRIM_EVERY_MS, stop.signal);
       if (stop.signal.aborted) return;
       try {
-        while ((await bus.trim(TRIM_LIMIT)) === TRIM_LIMIT && !stop.signal.aborted);
+        while ((await bus.trim(TRIM_LIMIT)) === TRIM_LIMIT && !stop.signal.aborted)
+          await clock.sleep(TRIM_PAUSE_MS, stop.signal);
       } catch (error) {
         telemetry.log.warn({ err: error }, 'the bus could not be trimmed; it is tried again');
       }

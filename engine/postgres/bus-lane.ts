@@ -1,14 +1,16 @@
 /**
  * One partition that a member of a group owns: one batch at a time goes to `onBatch`.
  *
- * Guards order and back-pressure: the poller reads for a lane only while it wants, and it wants
- * nothing while a batch runs. A rejected batch comes again, unchanged, after a growing pause.
+ * Guards order and back-pressure: what comes while a batch runs waits here, at most a batch of it, and the poller
+ * reads for a lane only while it has room. A rejected batch comes again, unchanged, after a growing pause.
  */
 import type { BusBatch, ReceivedMessage } from '../ports.ts';
 import { sleep } from './clock.ts';
 
 const RETRY_PAUSE_MIN_MS = 100;
 const RETRY_PAUSE_MAX_MS = 5_000;
+/** What may wait beside the batch that runs, in characters of values. */
+const MAX_WAITING_CHARS = 1_000_000;
 
 export interface LaneOptions {
   topic: string;
@@ -18,8 +20,8 @@ export interface LaneOptions {
   committed: bigint | null;
   maxBatch: number;
   onBatch: (batch: BusBatch) => Promise<void | { resumeAt: bigint }>;
-  /** The lane wants messages (again). */
-  wants: () => void;
+  /** The lane has room for messages (again). */
+  hasRoom: () => void;
   batchFailed: (error: unknown, pauseMs: number) => void;
 }
 
@@ -30,6 +32,8 @@ export class BusLane {
   /** What batches said is done; written down with the next renewal. */
   toCommit: bigint | null = null;
   #open = false;
+  #waiting: ReceivedMessage[] = [];
+  #waitingChars = 0;
   #running: Promise<void> | null = null;
   readonly #end = new AbortController();
 
@@ -41,23 +45,32 @@ export class BusLane {
   get closed(): boolean {
     return this.#end.signal.aborted;
   }
-  get wanting(): boolean {
-    return this.#open && !this.closed && this.#running === null;
+  /** How many messages may be read for it now. */
+  get room(): number {
+    if (!this.#open || this.closed || this.#waitingChars >= MAX_WAITING_CHARS) return 0;
+    return this.options.maxBatch - this.#waiting.length;
   }
 
   open(start: bigint | null): void {
     if (start !== null) this.next = start;
     this.#open = true;
-    this.options.wants();
+    this.options.hasRoom();
   }
 
-  /** Takes what was read for it, from `next` on; a lane that has stopped wanting takes nothing. */
-  deliver(messages: readonly ReceivedMessage[]): void {
-    if (!this.wanting || messages.length === 0) return;
-    this.#running = this.#run(messages).finally(() => {
-      this.#running = null;
-      this.options.wants();
-    });
+  /**
+   * Takes what was read for it.
+   * @param from where that reading began: what is known already is left out, and when the lane was set back
+   * meanwhile, there is a gap before it and nothing is taken
+   */
+  deliver(from: bigint, messages: readonly ReceivedMessage[]): void {
+    if (!this.#open || this.closed || from > this.next) return;
+    for (const message of messages) {
+      if (message.offset < this.next) continue;
+      this.#waiting.push(message);
+      this.#waitingChars += message.value?.length ?? 0;
+      this.next = message.offset + 1n;
+    }
+    if (this.#waiting.length > 0) this.#running ??= this.#run();
   }
 
   /** No further batch begins. */
@@ -70,7 +83,30 @@ export class BusLane {
     await this.#running;
   }
 
-  async #run(messages: readonly ReceivedMessage[]): Promise<void> {
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0 && !this.closed) {
+      const wasFull = this.room <= 0;
+      const messages = this.#waiting.splice(0, this.options.maxBatch);
+      this.#waitingChars = 0;
+      for (const { value } of this.#waiting) this.#waitingChars += value?.length ?? 0;
+      if (wasFull) this.options.hasRoom();
+      const last = (messages.at(-1) as ReceivedMessage).offset;
+      const resumeAt = await this.#batch(messages);
+      if (resumeAt !== null && resumeAt !== last + 1n) this.#setBack(resumeAt);
+    }
+    this.#running = null;
+  }
+
+  /** What was read ahead does not follow any more: it is read again from there. */
+  #setBack(next: bigint): void {
+    this.next = next;
+    this.#waiting = [];
+    this.#waitingChars = 0;
+    this.options.hasRoom();
+  }
+
+  /** @returns where `onBatch` wants to go on, if it said so */
+  async #batch(messages: readonly ReceivedMessage[]): Promise<bigint | null> {
     const { topic, partition, onBatch, batchFailed } = this.options;
     const commit = (nextOffset: bigint): void => {
       if (this.toCommit === null || nextOffset > this.toCommit) this.toCommit = nextOffset;
@@ -78,13 +114,13 @@ export class BusLane {
     for (let pauseMs = RETRY_PAUSE_MIN_MS; !this.closed;) {
       try {
         const answer = await onBatch({ topic, partition, messages, commit });
-        this.next = answer?.resumeAt ?? (messages.at(-1) as ReceivedMessage).offset + 1n;
-        return;
+        return answer?.resumeAt ?? null;
       } catch (error) {
         batchFailed(error, pauseMs);
         await sleep(pauseMs, this.#end.signal);
         pauseMs = Math.min(pauseMs * 2, RETRY_PAUSE_MAX_MS);
       }
     }
+    return null;
   }
 }

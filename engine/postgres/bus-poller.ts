@@ -1,44 +1,42 @@
 /**
- * Reads new messages for all lanes of this process: one query a round, whatever their number.
+ * Reads new messages for all lanes of this process: one query at a time, whatever their number.
  *
- * Guards that an idle process is nearly silent (two rounds a second) and a busy one quick: a publish of
- * this process wakes the poller at once, and after traffic it looks every few milliseconds for a second. While
- * messages come one by one, somebody waits for each of them, and it looks again at once; when they come by the
- * dozen, a little patience makes batches.
- * A database that is away is asked again and again, slowly, until it is back.
+ * Guards that an idle process is nearly silent (two looks a second) and a busy one quick. After traffic the server
+ * does the looking (`sagax.bus_read`): each millisecond while messages come one by one, since somebody waits for each
+ * of them; with a little patience when they come together, which makes batches. What this process publishes to itself
+ * is looked for at once. A database that is away is asked again and again, slowly, until it is back.
  */
+import { Patience, PATIENCE_MS } from '../core/patience.ts';
 import type { ReceivedMessage } from '../ports.ts';
 import type { BusLane } from './bus-lane.ts';
 import type { Database } from './pool.ts';
 
-/** After a round that found few messages, for as long as an answer to what was just sent may be expected. */
-const EAGER_POLL_MS = 1;
+/** How the server looks: `looks` times, `pauseMs` apart, the first time after `firstMs`. */
+interface Looks {
+  firstMs: number;
+  pauseMs: number;
+  looks: number;
+}
+
+const ONCE: Looks = { firstMs: 0, pauseMs: 0, looks: 1 };
+/** For as long as an answer to what was just sent may be expected. */
+const EAGER: Looks = { firstMs: 0, pauseMs: 1, looks: 20 };
+/** On a busy bus. */
+const PATIENT: Looks = { firstMs: PATIENCE_MS, pauseMs: PATIENCE_MS, looks: 5 };
+/** For a while after the last message. */
+const QUICK: Looks = { firstMs: 5, pauseMs: 5, looks: 10 };
 const STAY_EAGER_MS = 20;
-/** A round that finds as many has found a busy bus. */
-const BUSY_MESSAGES = 16;
-const FAST_POLL_MS = 5;
-const IDLE_POLL_MS = 500;
-/** How long after the last message the poller stays quick. */
-const STAY_FAST_MS = 1_000;
+const STAY_QUICK_MS = 1_000;
+const IDLE_POLL_MIN_MS = 10;
+const IDLE_POLL_MAX_MS = 500;
 const FAILED_POLL_MS = 500;
 /** Lanes in one query, and bytes for each: together they bound what a round holds in memory. */
 const MAX_LANES = 64;
 const MAX_LANE_BYTES = 1_000_000;
 
-const POLL_SQL = `
-  SELECT w.lane, m."offset", m.key, m.headers, m.value
-    FROM unnest($1::int[], $2::int[], $3::bigint[], $4::int[]) AS w (lane, id, from_offset, messages)
-   CROSS JOIN LATERAL (
-     SELECT l.*, sum(octet_length(l.value)) OVER (ORDER BY l."offset") - octet_length(l.value) AS before
-       FROM (SELECT "offset", key, headers, value FROM sagax.bus_messages
-              WHERE partition_id = w.id AND "offset" >= w.from_offset
-              ORDER BY "offset" LIMIT w.messages) l
-   ) m
-   WHERE m.before IS NULL OR m.before < ${MAX_LANE_BYTES}
-   ORDER BY w.lane, m."offset"`;
-
 interface MessageRow {
-  lane: number;
+  /** Which of those asked for, from 1 on. */
+  lane: string;
   offset: string;
   key: string | null;
   headers: string;
@@ -53,8 +51,13 @@ export class BusPoller {
   /** Set by a wake-up, so that one that comes while a query runs is not lost. */
   #woken = false;
   #endSleep: (() => void) | null = null;
+  /** Whether the server is looking by itself, so that only a second query could look sooner. */
+  #serverLooks = false;
+  /** Whether such a second query is under way. */
+  #besides = false;
   #lastTraffic = Number.NEGATIVE_INFINITY;
-  #pauseMs = FAST_POLL_MS;
+  readonly #patience = new Patience();
+  #idleMs = IDLE_POLL_MIN_MS;
   /** Where the next round begins, when there are more lanes than fit one. */
   #turn = 0;
   #loop: Promise<void> | null = null;
@@ -65,11 +68,18 @@ export class BusPoller {
     this.#failed = failed;
   }
 
-  /** Looks at once; starts the loop when it is not running yet. */
+  /** Looks at once. Starts the loop when it is not running yet. */
   wake(): void {
     this.#woken = true;
     this.#endSleep?.();
-    if (!this.#closed) this.#loop ??= this.#run();
+    if (this.#closed) return;
+    if (this.#serverLooks) void this.#lookBeside();
+    this.#loop ??= this.#run();
+  }
+
+  /** Messages have just been committed to these partitions: one that is read here is looked at at once. */
+  published(partitionIds: ReadonlySet<number>): void {
+    if (this.#lanes().some(({ options }) => partitionIds.has(options.partitionId))) this.wake();
   }
 
   async close(): Promise<void> {
@@ -85,7 +95,7 @@ export class BusPoller {
         this.#failed(error);
         return FAILED_POLL_MS;
       });
-      if (!this.#woken && !this.#closed) await this.#sleep(wait_ms);
+      if (wait_ms > 0 && !this.#woken && !this.#closed) await this.#sleep(wait_ms);
     }
   }
 
@@ -102,41 +112,74 @@ export class BusPoller {
 
   /** @returns ms until the next round, if nobody wakes the poller before. */
   async #round(): Promise<number> {
-    const wanting = this.#lanes().filter((lane) => lane.wanting);
-    if (wanting.length === 0) return IDLE_POLL_MS;
-    this.#turn %= wanting.length;
-    const lanes = [...wanting.slice(this.#turn), ...wanting.slice(0, this.#turn)].slice(
-      0,
-      MAX_LANES,
-    );
-    this.#turn += lanes.length;
-    const rows = await this.#database.read<MessageRow>({
-      name: 'bus-poll',
-      text: POLL_SQL,
-      values: [
-        lanes.map((_, index) => index),
-        lanes.map(({ options }) => options.partitionId),
-        lanes.map(({ next }) => next.toString()),
-        lanes.map(({ options }) => options.maxBatch),
-      ],
-    });
-    const byLane = Map.groupBy(rows, ({ lane }) => lane);
-    lanes.forEach((lane, index) => {
-      const found = byLane.get(index);
-      if (found !== undefined) lane.deliver(found.map((row) => received(lane, row)));
-    });
-    if (lanes.length < wanting.length) return 0;
-    return this.#nextPause(rows.length);
+    const { lanes, all } = this.#nextLanes();
+    if (lanes.length === 0) return IDLE_POLL_MAX_MS;
+    // When not all fit, none may keep the others waiting.
+    const looks = all ? this.#howToLook() : ONCE;
+    this.#serverLooks = looks !== ONCE;
+    const found = await this.#read(lanes, looks).finally(() => (this.#serverLooks = false));
+    const now = performance.now();
+    this.#patience.found(found);
+    if (found > 0) {
+      this.#lastTraffic = now;
+      this.#idleMs = IDLE_POLL_MIN_MS;
+    }
+    if (!all || now - this.#lastTraffic < STAY_QUICK_MS) return 0;
+    this.#idleMs = Math.min(this.#idleMs * 2, IDLE_POLL_MAX_MS);
+    return this.#idleMs;
   }
 
-  #nextPause(messages: number): number {
-    const now = performance.now();
-    if (messages > 0) this.#lastTraffic = now;
-    const quiet_ms = now - this.#lastTraffic;
-    if (quiet_ms < STAY_EAGER_MS && messages < BUSY_MESSAGES) return EAGER_POLL_MS;
-    const quick = quiet_ms < STAY_FAST_MS;
-    this.#pauseMs = quick ? FAST_POLL_MS : Math.min(this.#pauseMs * 2, IDLE_POLL_MS);
-    return this.#pauseMs;
+  /** Those with room, in turn when there are many. */
+  #nextLanes(): { lanes: BusLane[]; all: boolean } {
+    const open = this.#lanes().filter(({ room }) => room > 0);
+    this.#turn %= Math.max(1, open.length);
+    const lanes = [...open.slice(this.#turn), ...open.slice(0, this.#turn)].slice(0, MAX_LANES);
+    this.#turn += lanes.length;
+    return { lanes, all: lanes.length === open.length };
+  }
+
+  #howToLook(): Looks {
+    const quiet_ms = performance.now() - this.#lastTraffic;
+    if (quiet_ms >= STAY_QUICK_MS) return ONCE;
+    if (quiet_ms >= STAY_EAGER_MS) return QUICK;
+    return this.#patience.pays ? PATIENT : EAGER;
+  }
+
+  /** One more look, while the one of the loop waits in the server; what fails is said by the loop. */
+  async #lookBeside(): Promise<void> {
+    if (this.#besides) return;
+    this.#besides = true;
+    const { lanes } = this.#nextLanes();
+    if (lanes.length > 0) await this.#read(lanes, ONCE).catch(() => 0);
+    this.#besides = false;
+  }
+
+  /** @returns messages found */
+  async #read(lanes: readonly BusLane[], { firstMs, pauseMs, looks }: Looks): Promise<number> {
+    const froms = lanes.map(({ next }) => next);
+    const rows = await this.#database.read<MessageRow>({
+      name: 'bus-read',
+      text: 'SELECT * FROM sagax.bus_read($1, $2, $3, $4, $5, $6, $7)',
+      values: [
+        lanes.map(({ options }) => options.partitionId),
+        froms.map(String),
+        lanes.map(({ room }) => room),
+        MAX_LANE_BYTES,
+        firstMs,
+        pauseMs,
+        looks,
+      ],
+    });
+    const byLane = Map.groupBy(rows, ({ lane }) => Number(lane));
+    lanes.forEach((lane, index) => {
+      const found = byLane.get(index + 1);
+      if (found === undefined) return;
+      lane.deliver(
+        froms[index] as bigint,
+        found.map((row) => received(lane, row)),
+      );
+    });
+    return rows.length;
   }
 }
 

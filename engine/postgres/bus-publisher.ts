@@ -52,14 +52,19 @@ export class PostgresPublisher {
   readonly #database: Database;
   readonly #topics: BusTopics;
   readonly #timeoutMs: number;
-  readonly #published: () => void;
+  readonly #published: (partitionIds: ReadonlySet<number>) => void;
   #waiting: Call[] = [];
   #waitingBytes = 0;
   #loop: Promise<void> | null = null;
   #closed = false;
 
-  /** @param published called after each commit, to wake this process's readers */
-  constructor(database: Database, topics: BusTopics, timeoutMs: number, published: () => void) {
+  /** @param published called after each commit, to wake this process's readers of these partitions */
+  constructor(
+    database: Database,
+    topics: BusTopics,
+    timeoutMs: number,
+    published: (partitionIds: ReadonlySet<number>) => void,
+  ) {
     this.#database = database;
     this.#topics = topics;
     this.#timeoutMs = timeoutMs;
@@ -134,7 +139,7 @@ export class PostgresPublisher {
           text: PUBLISH_SQL,
           values: publishValues(part),
         });
-        this.#published();
+        this.#published(new Set(part.map(({ id }) => id)));
       }
       return null;
     } catch (error) {

@@ -25,7 +25,7 @@ export interface SubscriptionHost {
   topics: BusTopics;
   groups: BusGroups;
   log: BusLog;
-  /** A lane wants messages. */
+  /** A lane has room for messages. */
   wakePoller(): void;
   /** Partitions came free: whoever of this process could take them looks at once. */
   membershipChanged(): void;
@@ -160,7 +160,7 @@ export class PostgresSubscription implements Subscription {
       partition,
       onBatch,
       maxBatch,
-      wants: () => this.#host.wakePoller(),
+      hasRoom: () => this.#host.wakePoller(),
       batchFailed: (err, pause_ms) =>
         this.#host.log.warn(
           { group, topic, partition, err, pause_ms },

@@ -10,13 +10,17 @@ const DEFAULT_CHUNK = 5_000;
 /** As Kafka's default: seven days. */
 const UNHEARD_RETENTION_MS = 7 * 86_400_000;
 
-/** @returns messages deleted; as many as `limit` means that there may be more. */
+/**
+ * Does nothing while another process is at it, which would delete the same ones.
+ * @returns messages deleted; as many as `limit` means that there may be more
+ */
 export async function trimBus(database: Database, limit: number = DEFAULT_CHUNK): Promise<number> {
   const { rows } = await database.write<{ deleted: string }>({
     name: 'bus-trim',
     text: `WITH done AS (
              SELECT p.id, g.committed AS below, g.committed IS NULL AND g.groups = 0 AS unheard
-               FROM sagax.bus_partitions p
+               FROM (SELECT pg_try_advisory_xact_lock(hashtext('sagax.bus_trim')) AS alone) t
+               JOIN sagax.bus_partitions p ON t.alone
               CROSS JOIN LATERAL (
                 SELECT count(*) AS groups,
                        CASE WHEN bool_and(a.committed IS NOT NULL) THEN min(a.committed) END AS committed

@@ -21,7 +21,7 @@ import { createPool, Database } from './pool.ts';
 export interface PostgresBusOptions {
   /** The database, migrated (`migrate`). */
   url: string;
-  /** Connections of its own. Default 4: publishing, reading, membership, and one to spare. */
+  /** Connections of its own. Default 4: publishing, membership, reading, and a look beside it. */
   maxConnections?: number;
   /** Time a `publish` has. Default 10 s. */
   publishTimeoutMs?: number;
@@ -79,7 +79,7 @@ class PostgresBusAdapter implements PostgresBus {
       this.#database,
       this.#topics,
       options.publishTimeoutMs ?? 10_000,
-      () => this.#wakeAll((bus) => bus.#poller.wake()),
+      (partitionIds) => this.#wakeAll((bus) => bus.#poller.published(partitionIds)),
     );
     const subscriptions = (): PostgresSubscription[] => [...this.#subscriptions];
     this.#poller = new BusPoller(

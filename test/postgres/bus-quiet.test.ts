@@ -1,6 +1,7 @@
 /** How much an idle process asks of its database, and how soon it looks after traffic; in virtual time. */
 import type pg from 'pg';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import type { BusBatch, ReceivedMessage } from '../../engine/ports.ts';
 import { BusGroups } from '../../engine/postgres/bus-groups.ts';
 import { BusLane } from '../../engine/postgres/bus-lane.ts';
 import { SILENT_LOG } from '../../engine/postgres/bus-log.ts';
@@ -10,16 +11,43 @@ import { PostgresSubscription } from '../../engine/postgres/bus-subscription.ts'
 import { BusTopics } from '../../engine/postgres/bus-topics.ts';
 import { Database } from '../../engine/postgres/pool.ts';
 
-/** A database that answers at once, and counts. */
+interface Row {
+  lane: string;
+  offset: string;
+  key: string | null;
+  headers: string;
+  value: string;
+}
+
+/** A database that answers at once, a long poll as soon as there is something, and counts. */
 class CountingDatabase extends Database {
   readonly asked: string[] = [];
-  messages: object[] = [];
+  /** How often the server looked for messages. */
+  looks = 0;
+  messages: Row[] = [];
 
   constructor() {
     super({} as pg.Pool);
   }
-  override read<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<R[]> {
-    return Promise.resolve(this.#answer(query) as R[]);
+  override async read<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<R[]> {
+    if (query.name !== 'bus-read') return this.#answer(query) as R[];
+    const [, [from], , , first_ms, pause_ms, looks] = query.values as [
+      unknown,
+      string[],
+      unknown,
+      unknown,
+      number,
+      number,
+      number,
+    ];
+    this.asked.push('bus-read');
+    if (first_ms > 0) await sleep(first_ms);
+    for (let look = 1; ; look++) {
+      this.looks++;
+      const found = this.messages.filter(({ offset }) => BigInt(offset) >= BigInt(from ?? 0));
+      if (found.length > 0 || look === looks) return found as object[] as R[];
+      await sleep(pause_ms);
+    }
   }
   override write<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<pg.QueryResult<R>> {
     return Promise.resolve({ rows: this.#answer(query) } as unknown as pg.QueryResult<R>);
@@ -33,8 +61,12 @@ class CountingDatabase extends Database {
       return ids.map((id) => ({ partition_id: id, epoch: '1', committed: null }));
     }
     if (name === 'bus-renew') return ['g/1/1', 'g/2/1'].map((held) => ({ held }));
-    return name === 'bus-poll' ? this.messages.splice(0) : [];
+    return [];
   }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 beforeEach(() => {
@@ -77,14 +109,13 @@ it('asks at most four times a second when nothing happens, leases included', asy
   expect(database.asked.length).toBeLessThanOrEqual(80);
   // Silent is not dead: it reads, looks at its groups within a second, and renews well within each lease.
   const count = (name: string): number => database.asked.filter((asked) => asked === name).length;
-  expect(count('bus-poll')).toBeGreaterThanOrEqual(38);
+  expect(count('bus-read')).toBeGreaterThanOrEqual(38);
   expect(count('bus-view')).toBeGreaterThanOrEqual(25);
   expect(count('bus-renew')).toBeGreaterThanOrEqual(9);
   await Promise.all([poller.close(), membership.close()]);
 });
 
-it('looks every few ms for a second after traffic, then slows down', async () => {
-  const database = new CountingDatabase();
+function laneAndPoller(database: CountingDatabase, onBatch: (batch: BusBatch) => Promise<void>) {
   const lane = new BusLane({
     topic: 't',
     partition: 0,
@@ -92,24 +123,110 @@ it('looks every few ms for a second after traffic, then slows down', async () =>
     epoch: '1',
     committed: null,
     maxBatch: 10,
-    onBatch: () => Promise.resolve(),
-    wants: () => undefined,
+    onBatch,
+    hasRoom: () => poller.wake(),
     batchFailed: () => undefined,
   });
-  lane.open(null);
   const poller = new BusPoller(
     database,
     () => [lane],
     (error) => expect.unreachable(String(error)),
   );
-  database.messages = [{ lane: 0, offset: '0', key: null, headers: '{}', value: 'x' }];
+  return { lane, poller };
+}
+
+const received: ReceivedMessage = {
+  topic: 't',
+  partition: 0,
+  offset: 0n,
+  key: null,
+  headers: {},
+  value: 'x',
+};
+
+async function close(poller: BusPoller): Promise<void> {
+  const closing = poller.close();
+  await vi.advanceTimersByTimeAsync(100);
+  await closing;
+}
+
+function message(offset: number): Row {
+  return { lane: '1', offset: String(offset), key: null, headers: '{}', value: 'x' };
+}
+
+it('has the server look every few ms for a second after traffic, then slows down', async () => {
+  const database = new CountingDatabase();
+  const { lane, poller } = laneAndPoller(database, () => Promise.resolve());
+  lane.open(null);
+  database.messages = [message(0)];
   poller.wake();
   await vi.advanceTimersByTimeAsync(1_000);
   expect(lane.next).toBe(1n);
-  expect(database.asked.length).toBeGreaterThan(150);
+  expect(database.looks).toBeGreaterThan(150);
+  // Each question is good for a while of looking.
+  expect(database.asked.length).toBeLessThan(40);
   await vi.advanceTimersByTimeAsync(5_000);
-  database.asked.length = 0;
+  database.looks = 0;
   await vi.advanceTimersByTimeAsync(10_000);
-  expect(database.asked.length).toBeLessThanOrEqual(20);
-  await poller.close();
+  expect(database.looks).toBeLessThanOrEqual(20);
+  await close(poller);
+});
+
+it('looks each ms while messages come one by one, and waits for company once they come together', async () => {
+  const database = new CountingDatabase();
+  const { lane, poller } = laneAndPoller(database, () => Promise.resolve());
+  lane.open(null);
+  let offset = 0;
+  const latenessOf = async (together: number): Promise<number> => {
+    const from = performance.now();
+    for (let n = 0; n < together; n++) database.messages.push(message(offset++));
+    while (lane.next < BigInt(offset)) await vi.advanceTimersByTimeAsync(1);
+    return performance.now() - from;
+  };
+  database.messages = [message(offset++)];
+  poller.wake();
+  await vi.advanceTimersByTimeAsync(3);
+  expect(await latenessOf(1)).toBeLessThanOrEqual(1);
+  for (let n = 0; n < 10; n++) await latenessOf(4);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(await latenessOf(4)).toBeGreaterThan(1);
+  for (let n = 0; n < 40; n++) await latenessOf(1);
+  expect(await latenessOf(1)).toBeLessThanOrEqual(1);
+  await close(poller);
+});
+
+it('reads ahead while a batch runs, and reads anew what the batch set back', async () => {
+  const database = new CountingDatabase();
+  const batches: bigint[][] = [];
+  let finish: (answer: { resumeAt: bigint } | undefined) => void = () => undefined;
+  const { lane, poller } = laneAndPoller(database, async ({ messages }) => {
+    batches.push(messages.map(({ offset }) => offset));
+    return new Promise((resolve) => (finish = resolve as typeof finish));
+  });
+  lane.open(null);
+  database.messages = [message(0)];
+  poller.wake();
+  await vi.advanceTimersByTimeAsync(10);
+  database.messages.push(message(1), message(2));
+  await vi.advanceTimersByTimeAsync(10);
+  expect(lane.next).toBe(3n);
+  expect(lane.room).toBe(8);
+  expect(batches).toEqual([[0n]]);
+  finish(undefined);
+  await vi.advanceTimersByTimeAsync(10);
+  expect(batches).toEqual([[0n], [1n, 2n]]);
+  database.messages.push(message(3));
+  await vi.advanceTimersByTimeAsync(10);
+  expect(lane.next).toBe(4n);
+  finish({ resumeAt: 2n });
+  await vi.advanceTimersByTimeAsync(10);
+  expect(batches.slice(2)).toEqual([[2n, 3n]]);
+  // What was asked for before the lane was set back does not follow on it; what is known comes once.
+  lane.deliver(5n, [{ ...received, offset: 5n }]);
+  lane.deliver(2n, [{ ...received, offset: 3n }]);
+  expect(lane.next).toBe(4n);
+  finish(undefined);
+  await vi.advanceTimersByTimeAsync(10);
+  expect(batches).toHaveLength(3);
+  await close(poller);
 });
