@@ -10,6 +10,7 @@
  */
 import type { Consumer, EachBatchPayload, Kafka } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
+import { Patience, PATIENCE_MS } from '../core/patience.ts';
 import type { SubscribeOptions, Subscription } from '../ports.ts';
 import { withDeadline } from './failures.ts';
 import { groupAssigner } from './group-assigner.ts';
@@ -48,6 +49,10 @@ export class KafkaSubscription implements Subscription {
   #joinAttempts = 0;
   #lastSignOfLife = performance.now();
   #rebuildPauseMs = REBUILD_PAUSE_MIN_MS;
+  readonly #patience = new Patience();
+  #messagesOfFetch = 0;
+  /** The same for all batches of one fetch. */
+  #pauseOfFetch: Promise<void> | null = null;
   #running: Promise<void>;
   #closing: Promise<void> | null = null;
 
@@ -143,7 +148,10 @@ export class KafkaSubscription implements Subscription {
       autoCommit: false,
       eachBatchAutoResolve: false,
       partitionsConsumedConcurrently: CONCURRENT_HANDOVERS,
-      eachBatch: (payload) => Promise.resolve(this.#handOver(consumer, payload)),
+      eachBatch: (payload) => {
+        this.#handOver(consumer, payload);
+        return this.#fetchPause();
+      },
     });
   }
 
@@ -186,7 +194,10 @@ export class KafkaSubscription implements Subscription {
       if (this.#consumer === consumer) listener();
     };
     const alive = current(() => (this.#lastSignOfLife = performance.now()));
-    consumer.on(consumer.events.FETCH, alive);
+    consumer.on(consumer.events.FETCH, () => {
+      alive();
+      this.#fetched();
+    });
     consumer.on(consumer.events.HEARTBEAT, alive);
     // A rebalance ends our say over offsets: what is known now is said now, so that less comes twice.
     consumer.on(
@@ -354,9 +365,24 @@ export class KafkaSubscription implements Subscription {
     const lane = this.#lanes.get(`${topic}/${partition}`);
     if (this.#consumer !== consumer || lane === undefined || !isRunning() || isStale()) return;
     const messages = batch.messages.map((message) => receivedMessage(topic, partition, message));
+    this.#messagesOfFetch += messages.length;
     if (!lane.offer(messages)) return this.#beginAgain(consumer, lane, batch.firstOffset());
     resolveOffset(batch.lastOffset());
     if (lane.full) consumer.pause([{ topic, partitions: [partition] }]);
+  }
+
+  /** A fetch is done, and what it brought is handed over next. */
+  #fetched(): void {
+    this.#patience.found(this.#messagesOfFetch);
+    this.#messagesOfFetch = 0;
+    this.#pauseOfFetch = null;
+  }
+
+  /** Resolves when the next fetch may go out: kafkajs waits for what each batch of this one returns. */
+  async #fetchPause(): Promise<void> {
+    if (!this.#patience.pays) return;
+    this.#pauseOfFetch ??= pause(PATIENCE_MS, this.#stop.signal);
+    await this.#pauseOfFetch;
   }
 
   #resumeIfRoom(lane: Lane): void {

@@ -1,10 +1,11 @@
 /**
- * One consumer after another: who is given up never comes to life, and no two are started side by side.
+ * One consumer after another: who is given up never comes to life, and no two are started side by side. And when the
+ * next fetch may go out.
  *
  * The consumers are stand-ins that keep one trait of kafkajs 2.2.4: what is stopped while it joins is
  * forgotten by `disconnect`, and then runs on as a member of the group that nothing can stop.
  */
-import type { Consumer, Kafka } from 'kafkajs';
+import type { Consumer, ConsumerRunConfig, EachBatchPayload, Kafka } from 'kafkajs';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { kafkaSettings } from '../../engine/kafka/options.ts';
 import { KafkaSubscription } from '../../engine/kafka/subscription.ts';
@@ -19,6 +20,8 @@ class StandIn {
   readonly joining = Promise.withResolvers<void>();
   readonly events = new Proxy({}, { get: (_, name) => String(name) }) as Consumer['events'];
   readonly #listeners = new Map<string, (event: object) => void>();
+  #eachBatch: ConsumerRunConfig['eachBatch'];
+  #offset = 0;
   #joinBegun = false;
   #joined = false;
   #forgotten = false;
@@ -33,11 +36,16 @@ class StandIn {
   subscribe(): Promise<void> {
     return Promise.resolve();
   }
-  async run(): Promise<void> {
+  pause(): void {}
+  resume(): void {}
+  async run({ eachBatch }: ConsumerRunConfig): Promise<void> {
+    this.#eachBatch = eachBatch;
     this.#joinBegun = true;
     await this.joining.promise;
     this.#joined = true;
-    this.#listeners.get('GROUP_JOIN')?.({ payload: { memberId: 'm', memberAssignment: {} } });
+    this.#listeners.get('GROUP_JOIN')?.({
+      payload: { memberId: 'm', memberAssignment: { t: [0] } },
+    });
   }
   disconnect(): Promise<void> {
     this.disconnects += 1;
@@ -47,6 +55,23 @@ class StandIn {
   }
   beat(): void {
     this.#listeners.get('HEARTBEAT')?.({ payload: {} });
+  }
+  /** A fetch that brings as many messages of the one partition. Resolves when the next one may go out. */
+  async fetch(messages: number): Promise<void> {
+    this.#listeners.get('FETCH')?.({ payload: {} });
+    const offsets = Array.from({ length: messages }, () => String(this.#offset++));
+    await this.#eachBatch?.({
+      batch: {
+        topic: 't',
+        partition: 0,
+        messages: offsets.map((offset) => ({ offset, key: null, value: null, headers: {} })),
+        firstOffset: () => offsets[0] ?? null,
+        lastOffset: () => offsets.at(-1) ?? '',
+      },
+      resolveOffset: () => undefined,
+      isRunning: () => true,
+      isStale: () => false,
+    } as unknown as EachBatchPayload);
   }
   get joinBegun(): boolean {
     return this.#joinBegun;
@@ -164,4 +189,23 @@ it('starts one consumer at a time while none can start', async () => {
   await subscription.ready();
   await pass(GIVEN_UP_MS);
   expect(made.filter((one) => one.isMember).length).toBe(1);
+});
+
+it('fetches on at once while messages come one by one, and waits for company once they come together', async () => {
+  nth(0).connecting.resolve();
+  nth(0).joining.resolve();
+  await settle();
+  const pauseAfter = async (messages: number): Promise<number> => {
+    const from = performance.now();
+    const over = nth(0)
+      .fetch(messages)
+      .then(() => performance.now() - from);
+    await vi.advanceTimersByTimeAsync(100);
+    return over;
+  };
+  for (let n = 0; n < 30; n++) expect(await pauseAfter(1)).toBe(0);
+  for (let n = 0; n < 10; n++) await pauseAfter(4);
+  expect(await pauseAfter(4)).toBeGreaterThan(1);
+  for (let n = 0; n < 30; n++) await pauseAfter(1);
+  expect(await pauseAfter(1)).toBe(0);
 });
