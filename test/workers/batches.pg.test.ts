@@ -90,6 +90,21 @@ function inOne(pipeline: boolean): void {
     expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
   });
 
+  test.each([['x', 'gone'], ['gone']])(
+    'an answer whose row is gone is not committed: %s, %s',
+    async (...items) => {
+      const { outcomes, commands } = await together(items, async ({ tx, input, ...context }) => {
+        await rig.add(tx, context.sagaId, 1);
+        if (input.item !== 'gone') return;
+        await tx.query('DELETE FROM shop.sagax_inbox WHERE command_id = $1', [context.commandId]);
+      });
+      const isGone = items.map((item) => item === 'gone');
+      expect(outcomes).toEqual(isGone.map((gone) => (gone ? 'failed' : 'succeeded')));
+      const counts = await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)));
+      expect(counts).toEqual(isGone.map((gone) => (gone ? 0 : 1)));
+    },
+  );
+
   test('a constraint that is looked at in the end costs only whom it is about', async () => {
     await rig.pool.query(
       `CREATE TABLE IF NOT EXISTS seats (n int, UNIQUE (n) DEFERRABLE INITIALLY DEFERRED)`,

@@ -11,6 +11,7 @@ import type { Answer, BarrierRow, Batch, Insert, Part } from '../ports.ts';
 import type { TableNames } from './names.ts';
 import {
   assertAllowed,
+  commit,
   ENTRY_COLUMNS,
   ROW_COLUMNS,
   rowOf,
@@ -20,6 +21,8 @@ import {
 } from './transaction.ts';
 
 const SAVEPOINT = 'sagax_part';
+/** What a statement fails with whose rows are missing. */
+const DIVISION_BY_ZERO = '22012';
 /**
  * What lasts in a transaction beyond the handler that said it, and could change what a later handler's statements
  * mean: settings (a tenant, a role, a search path), temporary tables. What a function hides is not seen.
@@ -27,7 +30,7 @@ const SAVEPOINT = 'sagax_part';
 const LEAVES_TRACES = /(?:^|;)\s*(?:set|reset|discard)\s|\bset_config\s*\(|\btemp(?:orary)?\s/i;
 
 /** What is sent within leaves together: a write to the socket costs more than a small statement does. */
-function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
+export function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
   const { stream } = (client as pg.ClientBase & { connection: pg.Connection }).connection;
   stream.cork();
   try {
@@ -42,11 +45,17 @@ export class PostgresBatch implements Batch<PgTx> {
   readonly #names: TableNames;
   readonly #begun: Promise<unknown>;
   readonly #savepoint = new Savepoint();
+  #committed = false;
 
   constructor(client: pg.ClientBase, names: TableNames, begun: Promise<unknown>) {
     this.#client = client;
     this.#names = names;
     this.#begun = begun;
+  }
+
+  /** Whether COMMIT was sent. */
+  get committed(): boolean {
+    return this.#committed;
   }
 
   async insert(rows: readonly Insert[]): Promise<ReadonlySet<string>> {
@@ -88,36 +97,43 @@ export class PostgresBatch implements Batch<PgTx> {
     return new PostgresPart(this.#client, this.#savepoint);
   }
 
+  /** Sends COMMIT along: statements whose rows are missing fail by themselves, and with them the commit. */
   async finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void> {
-    const { inbox } = this.#names;
-    if (withdrawn.length > 0) {
-      await this.#client.query(`DELETE FROM ${inbox} WHERE command_id = ANY ($1::text[])`, [
-        withdrawn,
-      ]);
-    }
-    const updated = await this.#store(answers);
-    if (updated === answers.size) return;
-    throw new SagaxError(
-      'INTERNAL',
-      `${answers.size - updated} barrier rows are not there to be answered.`,
-    );
+    const sent = inOnePacket(this.#client, () => [
+      ...this.#withdraw(withdrawn),
+      ...this.#store(answers),
+      commit(this.#client),
+    ]);
+    this.#committed = true;
+    const ends = await Promise.allSettled(sent);
+    const failed = ends.find((end) => end.status === 'rejected');
+    if (failed === undefined) return;
+    if (sqlStateOf(failed.reason) !== DIVISION_BY_ZERO) throw failed.reason;
+    throw new SagaxError('INTERNAL', 'Barrier rows are not there to be answered.');
   }
 
-  /** @returns how many rows took their answer */
-  async #store(answers: ReadonlyMap<string, Answer>): Promise<number> {
+  #withdraw(commandIds: readonly string[]): Promise<unknown>[] {
+    if (commandIds.length === 0) return [];
+    const text = `DELETE FROM ${this.#names.inbox} WHERE command_id = ANY ($1::text[])`;
+    return [this.#client.query(text, [commandIds])];
+  }
+
+  #store(answers: ReadonlyMap<string, Answer>): Promise<unknown>[] {
     const { inbox, key } = this.#names;
     const [first] = answers;
-    if (first === undefined) return 0;
+    if (first === undefined) return [];
     if (answers.size === 1) {
       // Whoever comes alone is in a hurry, and the statement for many is slow to plan.
       const [commandId, answer] = first;
-      const { rowCount } = await this.#client.query({
+      const stored = this.#client.query({
         name: `sagax-answer-one-${key}`,
-        text: `UPDATE ${inbox} SET state = $2, answer = $3::jsonb, lease_expires_at = NULL, updated_at = clock_timestamp()
-          WHERE command_id = $1 AND state = 'running'`,
+        text: `WITH answered AS (
+            UPDATE ${inbox} SET state = $2, answer = $3::jsonb, lease_expires_at = NULL, updated_at = clock_timestamp()
+             WHERE command_id = $1 AND state = 'running' RETURNING 1)
+          SELECT 1 / (count(*) = 1)::int FROM answered`,
         values: [commandId, answer.state, JSON.stringify(valueOf(answer))],
       });
-      return rowCount ?? 0;
+      return [stored];
     }
     const records = Array.from(answers, ([commandId, answer]) => ({
       command_id: commandId,
@@ -125,16 +141,22 @@ export class PostgresBatch implements Batch<PgTx> {
       answer: valueOf(answer),
     }));
     // Not prepared: planned while the table was small, it would go on reading all of it when it has grown.
-    const { rowCount } = await this.#client.query(
-      `UPDATE ${inbox} AS mine
-          SET state = given.state, answer = coalesce(given.answer, 'null'), lease_expires_at = NULL,
-              updated_at = clock_timestamp()
-         FROM json_to_recordset($1::json) AS given (command_id text, state text, answer jsonb)
-        WHERE mine.command_id = given.command_id AND mine.state = 'running'`,
-      [JSON.stringify(records)],
+    const stored = this.#client.query(
+      `WITH answered AS (
+         UPDATE ${inbox} AS mine
+            SET state = given.state, answer = coalesce(given.answer, 'null'), lease_expires_at = NULL,
+                updated_at = clock_timestamp()
+           FROM json_to_recordset($1::json) AS given (command_id text, state text, answer jsonb)
+          WHERE mine.command_id = given.command_id AND mine.state = 'running' RETURNING 1)
+       SELECT 1 / (count(*) = $2)::int FROM answered`,
+      [JSON.stringify(records), answers.size],
     );
-    return rowCount ?? 0;
+    return [stored];
   }
+}
+
+function sqlStateOf(error: unknown): unknown {
+  return (error as { code?: unknown } | null | undefined)?.code;
 }
 
 function valueOf(answer: Answer): unknown {

@@ -16,11 +16,12 @@ import {
   type Claim,
   type ParticipantStore,
 } from '../ports.ts';
-import { PostgresBatch } from './batch.ts';
+import { inOnePacket, PostgresBatch } from './batch.ts';
 import { migrate } from './migrate.ts';
 import { tableNames, type TableNames } from './names.ts';
 import {
   answerJson,
+  commit,
   ENTRY_COLUMNS,
   entryValues,
   PostgresBarrier,
@@ -72,7 +73,10 @@ export class PostgresStore implements ParticipantStore<PgTx> {
     return this.#inTransaction(async (client, begun) => {
       const barrier = new PostgresBarrier(client, this.#names, begun);
       try {
-        return await work(barrier);
+        const result = await work(barrier);
+        await begun;
+        await commit(client);
+        return result;
       } finally {
         barrier.close();
       }
@@ -80,23 +84,26 @@ export class PostgresStore implements ParticipantStore<PgTx> {
   }
 
   batch<T>(work: (batch: Batch<PgTx>) => Promise<T>): Promise<T> {
-    return this.#inTransaction((client, begun) =>
-      work(new PostgresBatch(client, this.#names, begun)),
-    );
+    return this.#inTransaction(async (client, begun) => {
+      const batch = new PostgresBatch(client, this.#names, begun);
+      const result = await work(batch);
+      if (!batch.committed) throw new SagaxError('INTERNAL', 'The batch was not finished.');
+      return result;
+    });
   }
 
+  /** `work` commits; it is rolled back when it throws. */
   #inTransaction<T>(
     work: (client: pg.PoolClient, begun: Promise<unknown>) => Promise<T>,
   ): Promise<T> {
     return this.#withClient(async (client) => {
-      // Not awaited: on a pool with `pipeline: true` the first statement goes out together with it.
-      const begun = client.query(this.#begin);
-      begun.catch(() => undefined);
       try {
-        const result = await work(client, begun);
-        await begun;
-        await assertCommitted(client);
-        return result;
+        // Not awaited: on a pool with `pipeline: true` the first statement goes out together with it.
+        return await inOnePacket(client, () => {
+          const begun = client.query(this.#begin);
+          begun.catch(() => undefined);
+          return work(client, begun);
+        });
       } catch (error) {
         if (!(error instanceof HandlerAbandoned)) await this.#rollback(client);
         throw error;
@@ -250,16 +257,6 @@ export class PostgresStore implements ParticipantStore<PgTx> {
     if (processID === null) return;
     this.#pool.query('SELECT pg_terminate_backend($1)', [processID]).catch(() => undefined);
   }
-}
-
-/** COMMIT of a transaction that a statement had broken is answered by a rollback, not by an error. */
-async function assertCommitted(client: pg.ClientBase): Promise<void> {
-  const { command } = await client.query('COMMIT');
-  if (command === 'COMMIT') return;
-  throw new SagaxError(
-    'INTERNAL',
-    'A statement of the handler had failed, so nothing was committed. Let its error through, or use a SAVEPOINT.',
-  );
 }
 
 function keepable(text: string | null): string | null {

@@ -159,3 +159,13 @@ export function assertAllowed(text: string | undefined): void {
       `with its answer. Leave it out; use SAVEPOINT for a part that may fail.`,
   );
 }
+
+/** COMMIT of a transaction that a statement had broken is answered by a rollback, not by an error. */
+export async function commit(client: pg.ClientBase): Promise<void> {
+  const { command } = await client.query('COMMIT');
+  if (command === 'COMMIT') return;
+  throw new SagaxError(
+    'INTERNAL',
+    'A statement of the handler had failed, so nothing was committed. Let its error through, or use a SAVEPOINT.',
+  );
+}
