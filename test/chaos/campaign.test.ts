@@ -1,7 +1,7 @@
 /** What counts as clean: a campaign that broke nothing, or did not get to its end, proves nothing. */
 import { expect, test } from 'vitest';
 import { isClean, runCampaign, type Campaign } from './campaign.ts';
-import { table } from './report.ts';
+import { merge, table } from './report.ts';
 import type { Settled } from './stage.ts';
 
 const settled: Settled = {
@@ -61,4 +61,21 @@ test('one that throws is not clean, and says why', async () => {
   const row = await rowOf(() => Promise.reject(new Error('the broker did not come up')));
   expect(isClean(row)).toBe(false);
   expect(row.error).toContain('the broker did not come up');
+});
+
+test('of runs in parts one table is made: the latest of each campaign, in their order', async () => {
+  const [older, newer] = await Promise.all(
+    [1, 2].map((faults) => rowOf(() => Promise.resolve({ faults, settled }))),
+  );
+  const other = { ...older!, campaign: 'another' };
+  const machine = 'm';
+  const merged = merge(
+    [
+      { date: '2026-01-02T00:00:00Z', commit: 'b', machine, rows: [newer!] },
+      { date: '2026-01-01T00:00:00Z', commit: 'a', machine, rows: [older!, other] },
+    ],
+    ['another', 'trial', 'never run'],
+  );
+  expect(merged).toMatchObject({ date: '2026-01-02T00:00:00Z', commit: 'a, b', machine: 'm' });
+  expect(merged.rows).toEqual([other, newer]);
 });

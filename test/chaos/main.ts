@@ -4,7 +4,7 @@
  * Guards that the exit code says whether all of them were clean, and that what was found is kept as it comes in.
  * See docs/RELIABILITY.md.
  */
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import {
   closeStages,
@@ -15,7 +15,7 @@ import {
   type Size,
 } from './campaign.ts';
 import { campaigns } from './campaigns/index.ts';
-import { emptyResults, table, writeDocument } from './report.ts';
+import { emptyResults, merge, table, writeDocument, type Results } from './report.ts';
 
 const HELP = `npm run chaos -- [options]
 
@@ -23,6 +23,8 @@ const HELP = `npm run chaos -- [options]
   --only a,b         these campaigns; default: all
   --seed N           draws load and faults; default: 1
   --json FILE        results as JSON, rewritten after each campaign
+  --from a.json,b.json
+                     run nothing: the rows of these files, of each campaign the latest
   --docs             put the table into docs/RELIABILITY.md
   --list             names of the campaigns, and what each does
   --help
@@ -38,6 +40,7 @@ interface Options {
   chosen: readonly Campaign[];
   seed: number;
   json: string | undefined;
+  from: readonly string[] | null;
   docs: boolean;
 }
 
@@ -49,6 +52,7 @@ function parse(args: string[]): Options | string {
       only: { type: 'string' },
       seed: { type: 'string', default: '1' },
       json: { type: 'string' },
+      from: { type: 'string' },
       docs: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -71,6 +75,7 @@ function parse(args: string[]): Options | string {
     chosen,
     seed: Number(values.seed),
     json: values.json,
+    from: values.from?.split(',') ?? null,
     docs: values.docs,
   };
 }
@@ -89,6 +94,37 @@ function report(row: ResultRow): void {
   for (const end of row.unexpected_ends) console.log(`  unexpected: ${end}`);
 }
 
+class UsageError extends Error {}
+
+async function run(options: Options): Promise<Results> {
+  const { size, seed, json } = options;
+  const results = emptyResults();
+  for (const campaign of options.chosen) {
+    const say = (text: string): void =>
+      void process.stderr.write(`chaos ${campaign.name}: ${text}\n`);
+    say(`${campaign.faults}, size ${size}, seed ${seed}`);
+    const row = await runCampaign(campaign, size, seed, say);
+    results.rows.push(row);
+    report(row);
+    if (json !== undefined) await writeFile(json, `${JSON.stringify(results, null, 1)}\n`);
+  }
+  return results;
+}
+
+async function read(files: readonly string[]): Promise<Results> {
+  const runs = files.map(async (file) => {
+    try {
+      return JSON.parse(await readFile(file, 'utf8')) as Results;
+    } catch (error) {
+      throw new UsageError(`${file} is no result of --json: ${(error as Error).message}`);
+    }
+  });
+  return merge(
+    await Promise.all(runs),
+    campaigns.map(({ name }) => name),
+  );
+}
+
 async function main(): Promise<number> {
   let options: Options | string;
   try {
@@ -101,17 +137,7 @@ async function main(): Promise<number> {
     process.stdout.write(options);
     return 0;
   }
-  const { size, seed, json } = options;
-  const results = emptyResults();
-  for (const campaign of options.chosen) {
-    const say = (text: string): void =>
-      void process.stderr.write(`chaos ${campaign.name}: ${text}\n`);
-    say(`${campaign.faults}, size ${size}, seed ${seed}`);
-    const row = await runCampaign(campaign, size, seed, say);
-    results.rows.push(row);
-    report(row);
-    if (json !== undefined) await writeFile(json, `${JSON.stringify(results, null, 1)}\n`);
-  }
+  const results = await (options.from === null ? run(options) : read(options.from));
   if (options.docs) await writeDocument(results);
   console.log(`\n${table(results)}`);
   return results.rows.every(isClean) ? 0 : 1;
@@ -121,4 +147,8 @@ async function main(): Promise<number> {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.once(signal, () => void closeStages().finally(() => process.exit(130)));
 
-process.exitCode = await main();
+process.exitCode = await main().catch((error: unknown) => {
+  if (!(error instanceof UsageError)) throw error;
+  process.stderr.write(`chaos: ${error.message}\n`);
+  return USAGE;
+});

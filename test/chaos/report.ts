@@ -24,6 +24,22 @@ export function emptyResults(): Results {
   return { date: new Date().toISOString(), commit, machine, rows: [] };
 }
 
+/** Of runs of some campaigns each, all rows in the order of `names`; of a campaign that was run again the last one. */
+export function merge(runs: readonly Results[], names: readonly string[]): Results {
+  const sorted = runs.toSorted((a, b) => (a.date < b.date ? -1 : 1));
+  const [first] = sorted;
+  const last = sorted.at(-1);
+  if (first === undefined || last === undefined) throw new Error('There is no run to merge.');
+  const rows = new Map(sorted.flatMap((run) => run.rows.map((row) => [row.campaign, row])));
+  const all = (of: (run: Results) => string): string => [...new Set(sorted.map(of))].join(', ');
+  return {
+    date: last.date,
+    commit: all(({ commit }) => commit),
+    machine: all(({ machine }) => machine),
+    rows: names.flatMap((name) => rows.get(name) ?? []),
+  };
+}
+
 export function table({ date, commit, machine, rows }: Results): string {
   const lines = rows.map((row) => {
     const ends = Object.entries(row.ends).map(([status, n]) => `${n} ${status}`);
