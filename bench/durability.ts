@@ -1,18 +1,31 @@
 /**
- * What only shows with time or misfortune, on Sagax alone: timers, recovery, sleeping sagas, idle cost, REST, growth.
+ * What only shows with time or misfortune, on Sagax alone: timers, recovery, sleeping sagas, idle cost, REST, growth of
+ * the log and of memory.
  *
  * Guards that each starts on a system of its own, so that none measures what another left behind.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { growth, type GrowthSizes } from './growth.ts';
 import { SagaxStack, type BusChoice } from './sagax-stack.ts';
+import { soak, type SoakSizes } from './soak.ts';
 import { cpuByProcess, difference, rssByProcess } from './stack.ts';
 import { latencyOf } from './stats.ts';
 
-export const DURABILITY = ['timers', 'recovery', 'sleeping', 'idle', 'rest', 'growth'] as const;
+export const DURABILITY = [
+  'timers',
+  'recovery',
+  'sleeping',
+  'idle',
+  'rest',
+  'soak',
+  'growth',
+] as const;
 export type DurabilityScenario = (typeof DURABILITY)[number];
 
-export interface DurabilitySizes extends GrowthSizes {
+/** They take many minutes: they run only when they are named, and once. */
+export const LONG: ReadonlySet<DurabilityScenario> = new Set(['soak', 'growth']);
+
+export interface DurabilitySizes extends GrowthSizes, SoakSizes {
   timers: number;
   timers_spread_ms: number;
   /** Live sagas on the shards of the engine that is killed. */
@@ -54,6 +67,8 @@ export function runDurability(
       return idle(bus, sizes);
     case 'rest':
       return rest(bus, sizes);
+    case 'soak':
+      return soak(bus, sizes);
     case 'growth':
       return growth(bus, sizes);
   }

@@ -4,16 +4,16 @@
  * Guards that systems take turns within each round, so that a machine that gets slower or busier meets
  * them alike, and that what was measured is kept even when a later part fails. See docs/BENCHMARKS.md.
  */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeCapacity } from './capacity.ts';
-import { runDurability, type DurabilityScenario } from './durability.ts';
+import { LONG, runDurability, type DurabilityScenario } from './durability.ts';
 import { parseOptions, UsageError, type Options, type System } from './options.ts';
 import { installPeers, startDbos, startRestate } from './peers.ts';
 import { printProfile, summariseProfiles } from './profile.ts';
 import { tables, writeDocument } from './report.ts';
-import { emptyResults, type Results } from './results.ts';
+import { emptyResults, readResults, type Results } from './results.ts';
 import { SagaxStack, type BusChoice } from './sagax-stack.ts';
 import { measure, warmUp } from './scenarios.ts';
 import { Cleanup, type Stack } from './stack.ts';
@@ -88,8 +88,7 @@ async function runDurabilityOf(
   const bus = busOf(system);
   // Kafka with and without flushing differ in nothing that these look at.
   if (bus === null || bus === 'kafka-fsync') return;
-  // It has rounds of its own, within one filling.
-  if (scenario === 'growth' && round > 1) return;
+  if (LONG.has(scenario) && round > 1) return;
   const measured = await runDurability(scenario, bus, options.sizes);
   results.durability.push({ round, system, scenario, measured });
   const figures = Object.entries(measured).map(([what, value]) => `${what} ${value.toFixed(1)}`);
@@ -170,7 +169,7 @@ async function main(options: Options): Promise<void> {
     results = await emptyResults(options);
     await runRounds(options, results);
   } else {
-    results = JSON.parse(await readFile(options.from, 'utf8')) as Results;
+    results = await readResults(options.from);
   }
   process.stdout.write(`${tables(results)}\n`);
   if (options.docs) await writeDocument(results);

@@ -1,6 +1,6 @@
 /** What `npm run bench` can be asked, and what it does by default. */
 import { parseArgs } from 'node:util';
-import { DURABILITY, type DurabilityScenario, type DurabilitySizes } from './durability.ts';
+import { DURABILITY, LONG, type DurabilityScenario, type DurabilitySizes } from './durability.ts';
 import { SCENARIOS, type Scenario, type Sizes } from './scenarios.ts';
 
 export const SYSTEMS = [
@@ -20,14 +20,15 @@ const HELP = `Usage: npm run bench -- [options]
   --only a,b,…     only these systems or scenarios
                    systems: ${SYSTEMS.join(', ')}
                    scenarios: ${[...SCENARIOS, ...DURABILITY].join(', ')}
-                   growth fills a log with a million sagas: it runs only when it is named, and once
+                   soak works for ten minutes, growth fills a log with a million sagas: they run only
+                   when they are named, and once
   --rounds N       rounds, each on new servers, systems one after another in each (default 3)
   --in-flight N    sagas in flight in the closed loop (default 256)
   --shards N       shards of Sagax (default: its own, 16)
   --json file      write every round's figures
   --docs           put the tables into docs/BENCHMARKS.md and docs/SCALING.md
   --scaling        put the costs of a saga, and what they come to, into docs/SCALING.md alone
-  --from file      don't run: show the tables of such a JSON file (with --docs: write them)
+  --from a,b,…     don't run: show the tables of such JSON files together (with --docs: write them)
   --profile        CPU profiles of engine and worker, and the statements that took longest
 `;
 
@@ -41,7 +42,7 @@ export interface Options {
   json: string | null;
   docs: boolean;
   scaling: boolean;
-  from: string | null;
+  from: readonly string[] | null;
   profile: boolean;
   quick: boolean;
 }
@@ -59,6 +60,8 @@ const FULL: Sizes & DurabilitySizes = {
   sleeping: 100_000,
   idle_s: 30,
   rest_s: 10,
+  soak_warmup_ms: 120_000,
+  soak_window_ms: 480_000,
   growth_small: 10_000,
   growth_large: 1_000_000,
   growth_rounds: 5,
@@ -76,6 +79,8 @@ const QUICK: Sizes & DurabilitySizes = {
   sleeping: 2_000,
   idle_s: 5,
   rest_s: 2,
+  soak_warmup_ms: 4_000,
+  soak_window_ms: 8_000,
   growth_small: 1_000,
   growth_large: 20_000,
   growth_rounds: 2,
@@ -118,7 +123,7 @@ export function parseOptions(args: string[]): Options | null {
     systems: chosen(SYSTEMS, only, only.some(isSystem)),
     scenarios: chosen(SCENARIOS, only, anyScenario),
     durability: chosen(DURABILITY, only, anyScenario).filter(
-      (name) => name !== 'growth' || only.includes(name),
+      (name) => !LONG.has(name) || only.includes(name),
     ),
     rounds: whole('--rounds', values.rounds) ?? (values.quick ? 1 : 3),
     shards: whole('--shards', values.shards),
@@ -126,7 +131,7 @@ export function parseOptions(args: string[]): Options | null {
     json: values.json ?? null,
     docs: values.docs,
     scaling: values.scaling,
-    from: values.from ?? null,
+    from: values.from?.split(',') ?? null,
     profile: values.profile,
     quick: values.quick,
   };

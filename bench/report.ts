@@ -47,6 +47,7 @@ const TITLES: { readonly [scenario: string]: string } = {
   sleeping: 'Sleeping sagas',
   idle: 'Idle',
   rest: 'Starts by REST',
+  soak: 'Memory over ten minutes of work',
   growth: 'A log that grows: few and many finished sagas in it',
 };
 

@@ -1,6 +1,7 @@
 /** What a run found, as it is kept in JSON: every round's figures, the machine, the versions. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { cpus, loadavg, release, totalmem, type as osType } from 'node:os';
 import { KAFKA_VERSION } from '../test/support/kafka-server.ts';
 import type { DurabilityScenario, Figures } from './durability.ts';
@@ -66,6 +67,25 @@ export async function emptyResults(options: Options): Promise<Results> {
     runs: [],
     durability: [],
     failures: [],
+  };
+}
+
+/** What several runs found, as if it were one: the head is the first file's, with the commits of all. */
+export async function readResults(files: readonly string[]): Promise<Results> {
+  const all = await Promise.all(
+    files.map(async (file) => JSON.parse(await readFile(file, 'utf8')) as Results),
+  );
+  const [first] = all;
+  if (first === undefined) throw new Error('No file was named.');
+  return {
+    meta: {
+      ...first.meta,
+      commit: [...new Set(all.map(({ meta }) => meta.commit))].join(', '),
+      quick: all.some(({ meta }) => meta.quick),
+    },
+    runs: all.flatMap(({ runs }) => runs),
+    durability: all.flatMap(({ durability }) => durability),
+    failures: all.flatMap(({ failures }) => failures),
   };
 }
 
