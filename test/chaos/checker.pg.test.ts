@@ -28,7 +28,7 @@ beforeAll(async () => {
   });
   while (stage.load.sagas < SAGAS) await new Promise((resolve) => setTimeout(resolve, 50));
   settled = await stage.settle();
-  kept = await readKeptStates(stage.servers.databaseUrl);
+  kept = await readKeptStates(stage.servers.logUrls);
 }, 120_000);
 afterAll(() => stage?.close(), 60_000);
 

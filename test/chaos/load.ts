@@ -24,6 +24,8 @@ export interface LoadOptions {
   api: () => { url: string; process: string };
   perS: number;
   random: Dice;
+  /** Header of every request. */
+  authorization?: string;
   /** The n-th saga. Default: a mixture of all shapes. */
   draw?: (n: number, random: Dice) => DrawnSaga;
 }
@@ -131,7 +133,7 @@ export class Load {
     for (let attempt = 1; !this.#isClosed; attempt++) {
       const { url, process } = this.#options.api();
       const sentAtMs = performance.now();
-      const answer = await post(`${url}${path}`, key, body);
+      const answer = await post(`${url}${path}`, key, body, this.#options.authorization);
       const answeredAtMs = performance.now();
       if (answer !== null && answer.status >= 200 && answer.status < 300) {
         const { sagaId, inputId } = answer.body as { sagaId: string; inputId?: string };
@@ -161,11 +163,16 @@ async function post(
   url: string,
   key: string,
   body: object,
+  authorization: string | undefined,
 ): Promise<{ status: number; body: unknown } | null> {
   try {
     const answer = await fetch(url, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', 'idempotency-key': key },
+      headers: {
+        'content-type': 'application/json',
+        'idempotency-key': key,
+        ...(authorization === undefined ? {} : { authorization }),
+      },
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
     });

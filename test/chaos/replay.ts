@@ -22,17 +22,22 @@ export interface KeptState {
   stateHash: string;
 }
 
-export async function readKeptStates(databaseUrl: string): Promise<KeptState[]> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  await client.connect();
-  try {
-    const { rows } = await client.query<KeptState>(
-      `SELECT saga_id::text AS "sagaId", stream_version AS "streamVersion", state_hash AS "stateHash" FROM sagax.snapshots`,
-    );
-    return rows;
-  } finally {
-    await client.end();
+/** @param logUrls all databases of the log */
+export async function readKeptStates(logUrls: readonly string[]): Promise<KeptState[]> {
+  const found: KeptState[] = [];
+  for (const connectionString of logUrls) {
+    const client = new pg.Client({ connectionString });
+    await client.connect();
+    try {
+      const { rows } = await client.query<KeptState>(
+        `SELECT saga_id::text AS "sagaId", stream_version AS "streamVersion", state_hash AS "stateHash" FROM sagax.snapshots`,
+      );
+      found.push(...rows);
+    } finally {
+      await client.end();
+    }
   }
+  return found;
 }
 
 /** @returns what breaks I9 */

@@ -33,10 +33,14 @@ export interface StageOptions {
   engines?: number;
   workers?: number;
   shards?: number;
+  /** Databases that the log is spread over, all on one server. Default: one. */
+  logDatabases?: number;
   /** Sagas started each second. */
   perS?: number;
   /** The n-th saga of the load. Default: a mixture of all shapes. */
   draw?: LoadOptions['draw'];
+  /** Header of the load's requests, where the API asks for credentials. */
+  authorization?: string;
   /** Further settings of all processes. */
   env?: { readonly [name: string]: string };
   /** Settings of one process, given the addresses of the servers: for proxies and clocks. */
@@ -51,6 +55,8 @@ export interface StageOptions {
 
 export interface Servers {
   databaseUrl: string;
+  /** The databases of the log; the first is `databaseUrl`. */
+  logUrls: readonly string[];
   brokers: readonly string[] | null;
 }
 
@@ -73,6 +79,7 @@ export class Stage {
   readonly postgres: PostgresBox | null;
   readonly kafka: KafkaServer | null;
   readonly #closers: (() => Promise<unknown>)[];
+  readonly #apiName: { by: (() => string) | null };
 
   private constructor(parts: {
     crew: Crew;
@@ -83,6 +90,7 @@ export class Stage {
     postgres: PostgresBox | null;
     kafka: KafkaServer | null;
     closers: (() => Promise<unknown>)[];
+    apiName: { by: (() => string) | null };
   }) {
     this.crew = parts.crew;
     this.load = parts.load;
@@ -92,6 +100,7 @@ export class Stage {
     this.postgres = parts.postgres;
     this.kafka = parts.kafka;
     this.#closers = parts.closers;
+    this.#apiName = parts.apiName;
   }
 
   /** On return all processes run, the witness is in place and the load goes on. */
@@ -117,20 +126,29 @@ export class Stage {
       for (let n = 0; n < (given.engines ?? 2); n++) roles.push('engine');
       for (let n = 0; n < (given.workers ?? 2); n++) roles.push('worker');
       await Promise.all(roles.map((role) => crew.hire(role)));
-      await withPool(servers.databaseUrl, installWitness);
+      await installWitness(servers.logUrls);
+      const apiName: { by: (() => string) | null } = { by: null };
       const load = new Load({
         api: () => {
           const [api] = crew.of('api');
-          return { url: `http://127.0.0.1:${port}`, process: `api 0 life ${api?.life}` };
+          const process = apiName.by?.() ?? `api 0 life ${api?.life}`;
+          return { url: `http://127.0.0.1:${port}`, process };
         },
+        ...(given.authorization === undefined ? {} : { authorization: given.authorization }),
         perS: given.perS ?? 20,
         random: new Dice(given.seed ^ 0x5a5a),
         ...(given.draw === undefined ? {} : { draw: given.draw }),
       });
       toClose.push(() => load.close());
       load.start();
-      return new Stage({ crew, load, random, servers, env, postgres, kafka, closers: toClose });
+      const closing = { closers: toClose, apiName };
+      return new Stage({ crew, load, random, servers, env, postgres, kafka, ...closing });
     }
+  }
+
+  /** Names the process that listens as the API, while a campaign has it in place of the crew's. Null: the crew's. */
+  nameApi(by: (() => string) | null): void {
+    this.#apiName.by = by;
   }
 
   /**
@@ -146,7 +164,7 @@ export class Stage {
     options.say?.(`${this.load.sagas} sagas acknowledged; waiting for their ends`);
     await this.#rest(giveUpAt);
     const evidence = await this.evidence();
-    const kept = await readKeptStates(this.servers.databaseUrl);
+    const kept = await readKeptStates(this.servers.logUrls);
     const violations = [
       ...check(evidence, options),
       ...checkReplay(evidence, definitions, kept),
@@ -163,10 +181,10 @@ export class Stage {
 
   /** Resolves when nothing has moved for a while, or at the limit. */
   async #rest(giveUpAt: number): Promise<void> {
-    await withPool(this.servers.databaseUrl, async (pool) => {
+    await withPools(this.servers.logUrls, async (pools) => {
       let [before, since] = ['', performance.now()];
       while (performance.now() < giveUpAt) {
-        const now = await this.#whereItStands(pool);
+        const now = await this.#whereItStands(pools);
         if (now === null || now !== before) since = performance.now();
         before = now ?? '';
         if (performance.now() - since > QUIET_MS) return;
@@ -176,17 +194,23 @@ export class Stage {
   }
 
   /** Where topics and shards stand; null while sagas go on, or inputs and effects are on their way. */
-  async #whereItStands(pool: pg.Pool): Promise<string | null> {
+  async #whereItStands(pools: readonly pg.Pool[]): Promise<string | null> {
     try {
-      if (!(await isAtRest(pool, this.load.sagas))) return null;
+      if (!(await areAtRest(pools, this.load.sagas))) return null;
       const ends = await readEnds({ ...this.servers, topicPrefix: TOPIC_PREFIX });
-      const { rows } = await pool.query<{ shard: number; next_offset: string }>(
-        'SELECT shard, next_offset FROM sagax.shard_positions',
+      const read = await Promise.all(
+        pools.map((pool) =>
+          pool.query<{ shard: number; next_offset: string }>(
+            'SELECT shard, next_offset FROM sagax.shard_positions',
+          ),
+        ),
       );
-      const isRead = rows.every(
-        ({ shard, next_offset }) =>
-          Number(next_offset) >= (ends.get(`${TOPIC_PREFIX}.inbox/${shard}`) ?? 0),
-      );
+      const isRead = read
+        .flatMap(({ rows }) => rows)
+        .every(
+          ({ shard, next_offset }) =>
+            Number(next_offset) >= (ends.get(`${TOPIC_PREFIX}.inbox/${shard}`) ?? 0),
+        );
       return isRead
         ? JSON.stringify([...ends].map(([place, end]) => `${place} ${end}`).sort())
         : null;
@@ -231,7 +255,11 @@ async function startServers(
     kafka = server;
   }
   const databaseUrl = database?.url ?? postgres?.url ?? '';
-  const servers = { databaseUrl, brokers: kafka?.brokers ?? null };
+  const logUrls = [databaseUrl];
+  for (let n = 2; n <= (options.logDatabases ?? 1); n++) {
+    logUrls.push(await createDatabase(databaseUrl, `log_${n}`));
+  }
+  const servers = { databaseUrl, logUrls, brokers: kafka?.brokers ?? null };
   const undo = await options.beforeProcesses?.(servers);
   if (undo !== undefined) closers.push(undo);
   return { postgres, kafka, servers };
@@ -239,11 +267,12 @@ async function startServers(
 
 function envOf(
   options: StageOptions,
-  { databaseUrl, brokers }: Servers,
+  { databaseUrl, logUrls, brokers }: Servers,
   port: number,
 ): { [name: string]: string } {
   return {
     DATABASE_URL: databaseUrl,
+    ...(logUrls.length === 1 ? {} : { SAGAX_LOG_DATABASES: logUrls.join(',') }),
     ...(brokers === null ? {} : { KAFKA_BROKERS: brokers.join(',') }),
     SAGAX_TOPIC_PREFIX: TOPIC_PREFIX,
     SAGAX_SHARDS: String(options.shards ?? 8),
@@ -255,26 +284,40 @@ function envOf(
 }
 
 /** All acknowledged sagas have ended or are stuck, and every input and effect has gone its way. */
-async function isAtRest(pool: pg.Pool, sagas: number): Promise<boolean> {
-  const { rows } = await pool
-    .query<{ ended: string; open: string; behind: string }>(
+async function areAtRest(pools: readonly pg.Pool[], sagas: number): Promise<boolean> {
+  let ended = 0;
+  for (const pool of pools) {
+    const { rows } = await pool.query<{ ended: string; open: string; behind: string }>(
       `SELECT count(*) FILTER (WHERE ended_at_ms IS NOT NULL OR status = 'stuck') AS ended,
          count(*) FILTER (WHERE ended_at_ms IS NULL AND status <> 'stuck') AS open,
          (SELECT count(*) FROM sagax.shard_positions WHERE published_seq < next_seq - 1) AS behind
        FROM sagax.sagas`,
-    )
-    .catch(() => ({ rows: [] }));
-  const [row] = rows;
-  return row !== undefined && Number(row.ended) >= sagas && row.open === '0' && row.behind === '0';
+    );
+    const [row] = rows;
+    if (row === undefined || row.open !== '0' || row.behind !== '0') return false;
+    ended += Number(row.ended);
+  }
+  return ended >= sagas;
 }
 
-async function withPool<T>(url: string, work: (pool: pg.Pool) => Promise<T>): Promise<T> {
-  const pool = new pg.Pool({ connectionString: url, max: 2 });
-  pool.on('error', () => undefined);
+/** A new, empty database on the server of another one. @returns its URL */
+export async function createDatabase(url: string, name: string): Promise<string> {
+  await withPools([url], async ([pool]) => {
+    await pool?.query(`CREATE DATABASE ${name}`);
+  });
+  return Object.assign(new URL(url), { pathname: `/${name}` }).toString();
+}
+
+async function withPools<T>(
+  urls: readonly string[],
+  work: (pools: readonly pg.Pool[]) => Promise<T>,
+): Promise<T> {
+  const pools = urls.map((connectionString) => new pg.Pool({ connectionString, max: 2 }));
+  for (const pool of pools) pool.on('error', () => undefined);
   try {
-    return await work(pool);
+    return await work(pools);
   } finally {
-    await pool.end();
+    await Promise.all(pools.map((pool) => pool.end()));
   }
 }
 

@@ -4,7 +4,7 @@ import { broker } from './broker.ts';
 import { clocks } from './clocks.ts';
 import { databaseClock } from './database-clock.ts';
 import { failover } from './failover.ts';
-import { crashPoints, crashPointsOnPostgres } from '../crash/campaign.ts';
+import { crashCampaigns } from '../crash/index.ts';
 import { messageCampaigns } from '../messages/index.ts';
 import { kills } from './kills.ts';
 import { wireCampaigns } from '../wire/index.ts';
@@ -23,8 +23,7 @@ export const campaigns: readonly Campaign[] = [
   zombiesOnKafka,
   clocks,
   databaseClock,
-  crashPoints,
-  crashPointsOnPostgres,
+  ...crashCampaigns,
   ...wireCampaigns,
   ...messageCampaigns,
 ];

@@ -2,7 +2,8 @@
  * Reads the evidence of a run: the log by SQL, the topics by a plain consumer or by the bus's tables, the
  * participants' inboxes and books.
  *
- * Guards that one snapshot of the database is read, so that what is compared belongs together.
+ * Guards that one snapshot of a database is read, so that what is compared belongs together. Where the log is spread
+ * over several, no transaction spans them, and neither does any check but those of what is at rest by then.
  */
 import { Admin, Consumer, MessagesStreamModes, stringDeserializers } from '@platformatic/kafka';
 import pg from 'pg';
@@ -24,7 +25,8 @@ const READ_LIMIT_MS = 120_000;
 const CLIENT = { clientId: 'chaos-checker', retries: 5, timeout: 10_000 };
 
 export interface Sources {
-  databaseUrl: string;
+  /** The databases of the log, in their order. The first has the participants and the Postgres bus, too. */
+  logUrls: readonly string[];
   /** Null: the bus is in Postgres. */
   brokers: readonly string[] | null;
   topicPrefix: string;
@@ -33,31 +35,69 @@ export interface Sources {
 }
 
 export async function readEvidence(sources: Sources): Promise<Evidence> {
-  const client = new pg.Client({ connectionString: sources.databaseUrl });
+  const { topicPrefix, commandPartitions, accepted, brokers, logUrls } = sources;
+  const logs = await Promise.all(logUrls.map((url) => inSnapshot(url, readLog)));
+  const all = <Row>(of: (log: LogTables) => Row[]): Row[] => logs.flatMap(of);
+  const first = await inSnapshot(logUrls[0], async (client) => ({
+    ...(await readTables(client)),
+    messages: brokers === null ? await readBusTables(client) : null,
+  }));
+  return {
+    topicPrefix,
+    commandPartitions,
+    accepted: [...accepted],
+    events: all((log) => log.events),
+    sagas: all((log) => log.sagas),
+    shards: all((log) => log.shards).sort((a, b) => a.shard - b.shard),
+    epochs: all((log) => log.epochs),
+    regressions: all((log) => log.regressions),
+    wakeups: all((log) => log.wakeups),
+    ...first,
+    deadLetters: [...all((log) => log.deadLetters), ...first.deadLetters],
+    messages: first.messages ?? (await readTopics(brokers ?? [], topicPrefix)),
+  };
+}
+
+async function inSnapshot<T>(
+  url: string | undefined,
+  read: (client: pg.Client) => Promise<T>,
+): Promise<T> {
+  if (url === undefined) throw new Error('There is no database to read the evidence from.');
+  const client = new pg.Client({ connectionString: url });
   await client.connect();
   try {
     await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-    const tables = await readTables(client);
-    const messages =
-      sources.brokers === null
-        ? await readBusTables(client)
-        : await readTopics(sources.brokers, sources.topicPrefix);
+    const found = await read(client);
     await client.query('COMMIT');
-    const { topicPrefix, commandPartitions, accepted } = sources;
-    return { topicPrefix, commandPartitions, accepted: [...accepted], messages, ...tables };
+    return found;
   } finally {
     await client.end();
   }
 }
 
-type Tables = Omit<Evidence, 'topicPrefix' | 'commandPartitions' | 'accepted' | 'messages'>;
+/** What each database of a log has of its own shards. */
+type LogTables = Pick<
+  Evidence,
+  'events' | 'sagas' | 'shards' | 'epochs' | 'regressions' | 'wakeups' | 'deadLetters'
+>;
+/** What there is one of, in the first database; its dead letters are those of the participants. */
+type Tables = Omit<
+  Evidence,
+  | Exclude<keyof LogTables, 'deadLetters'>
+  | 'topicPrefix'
+  | 'commandPartitions'
+  | 'accepted'
+  | 'messages'
+>;
 
-async function readTables(client: pg.Client): Promise<Tables> {
-  const all = async <Row>(text: string): Promise<Row[]> => {
-    // bigint as a number: positions, versions and times stay far below 2^53; ids are cast to text.
-    const { rows } = await client.query<{ row: Row }>(`SELECT to_jsonb(q) AS row FROM (${text}) q`);
-    return rows.map(({ row }) => row);
-  };
+async function rowsOf<Row>(client: pg.Client, text: string): Promise<Row[]> {
+  // bigint as a number: positions, versions and times stay far below 2^53; ids are cast to text.
+  const { rows } = await client.query<{ row: Row }>(`SELECT to_jsonb(q) AS row FROM (${text}) q`);
+  return rows.map(({ row }) => row);
+}
+
+async function readLog(client: pg.Client): Promise<LogTables> {
+  const all = <Row>(text: string): Promise<Row[]> => rowsOf(client, text);
   return {
     events: await all(`SELECT saga_id::text AS "sagaId", stream_version AS "streamVersion", shard,
       shard_seq AS "shardSeq", epoch, at_ms AS "atMs", witnessed_at_ms AS "witnessedAtMs", type, event
@@ -74,17 +114,21 @@ async function readTables(client: pg.Client): Promise<Tables> {
     wakeups: await all(
       'SELECT saga_id::text AS "sagaId", due_at_ms AS "dueAtMs" FROM sagax.wakeups',
     ),
-    deadLetters: [
-      ...(await all<Tables['deadLetters'][number]>(
-        'SELECT topic, partition, message_offset AS "offset", code, reason FROM sagax.dead_letters',
-      )),
-      ...(await all<Tables['deadLetters'][number]>(
-        PARTICIPANTS.map(
-          (schema) =>
-            `SELECT topic, partition, message_offset AS "offset", code, reason FROM ${schema}.sagax_inbox_dead_letters`,
-        ).join(' UNION ALL '),
-      )),
-    ],
+    deadLetters: await all(
+      'SELECT topic, partition, message_offset AS "offset", code, reason FROM sagax.dead_letters',
+    ),
+  };
+}
+
+async function readTables(client: pg.Client): Promise<Tables> {
+  const all = <Row>(text: string): Promise<Row[]> => rowsOf(client, text);
+  return {
+    deadLetters: await all(
+      PARTICIPANTS.map(
+        (schema) =>
+          `SELECT topic, partition, message_offset AS "offset", code, reason FROM ${schema}.sagax_inbox_dead_letters`,
+      ).join(' UNION ALL '),
+    ),
     nodeIds: await all(
       'SELECT node_id AS "nodeId", last_ms AS "lastMs" FROM sagax.node_ids WHERE last_ms > 0',
     ),
@@ -121,20 +165,17 @@ async function readBusTables(client: pg.Client): Promise<MessageRow[]> {
 
 /** Where each topic ends now, by `topic/partition`. */
 export async function readEnds(
-  sources: Pick<Sources, 'databaseUrl' | 'brokers' | 'topicPrefix'>,
+  sources: Pick<Sources, 'logUrls' | 'brokers' | 'topicPrefix'>,
 ): Promise<Map<string, number>> {
   const ends = new Map<string, number>();
   if (sources.brokers === null) {
-    const client = new pg.Client({ connectionString: sources.databaseUrl });
-    await client.connect();
-    try {
-      const { rows } = await client.query<{ place: string; next: string }>(
+    const rows = await inSnapshot(sources.logUrls[0], (client) =>
+      rowsOf<{ place: string; next: number }>(
+        client,
         `SELECT topic || '/' || partition AS place, next_offset AS next FROM sagax.bus_partitions`,
-      );
-      for (const { place, next } of rows) ends.set(place, Number(next));
-    } finally {
-      await client.end();
-    }
+      ),
+    );
+    for (const { place, next } of rows) ends.set(place, next);
     return ends;
   }
   const admin = new Admin({ ...CLIENT, bootstrapBrokers: [...sources.brokers] });

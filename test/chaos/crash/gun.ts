@@ -13,7 +13,7 @@ import { startProcess, type SagaxProcess } from '../../e2e/processes.ts';
 import type { UnexpectedEnd } from '../crew.ts';
 
 const PRELOAD = fileURLToPath(new URL('./preload.ts', import.meta.url));
-const READY = /the (engine|workers) runs?/;
+const READY = /the (engine|workers) runs?|the API listens/;
 /** A process that takes longer to come up hangs. */
 const START_LIMIT_MS = 60_000;
 /** A drain takes SAGAX_DRAIN_MS at most; one that takes longer hangs. */
@@ -21,7 +21,7 @@ const DRAIN_LIMIT_MS = 30_000;
 /** Last words kept of a process that ended by itself. */
 const SAID_CHARACTERS = 1_500;
 
-export type VictimRole = 'engine' | 'worker';
+export type VictimRole = 'engine' | 'worker' | 'api';
 
 /** A point and the passage of it to die at. */
 export interface Target {
@@ -61,7 +61,8 @@ export interface GunOptions {
 
 export class Gun {
   readonly #options: GunOptions;
-  #lives = 0;
+  /** Processes started so far. */
+  lives = 0;
   #running: SagaxProcess | null = null;
   /** Ends that were neither asked for nor a death at a point. */
   readonly unexpected: UnexpectedEnd[] = [];
@@ -131,7 +132,7 @@ export class Gun {
 
   #begin(target: Target | null): { life: SagaxProcess; log: string } {
     const { role, env, folder, planFile } = this.#options;
-    const log = join(folder, `${role}-${++this.#lives}.log`);
+    const log = join(folder, `${role}-${++this.lives}.log`);
     const life = startProcess(role, {
       ...env,
       NODE_OPTIONS: `--import=${PRELOAD}`,
