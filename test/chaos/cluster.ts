@@ -240,7 +240,7 @@ async function until(what: string, look: () => Promise<boolean>): Promise<void> 
 }
 
 /** One port that leads to another one, which may change; connections to the old one are cut. */
-class Door {
+export class Door {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #target: number | null;

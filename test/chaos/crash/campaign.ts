@@ -34,6 +34,8 @@ export interface Beside {
   /** What it found, given what the run has left behind. */
   judge(evidence: Evidence): Violation[];
   readonly notes: { readonly [name: string]: number };
+  /** Further settings of the victims. */
+  readonly env?: { readonly [name: string]: string };
 }
 
 export interface CrashCampaign {
@@ -120,7 +122,8 @@ async function run(
   const beside = await options.beside?.(stage);
   // They have made topics and tables; from here on the campaign's own processes take their place.
   for (const role of victims) for (const one of stage.crew.of(role)) await stage.crew.dismiss(one);
-  const range = new Range(stage, { victims, aim, folder, planFile, size, say });
+  const env = { ...stage.env, ...beside?.env };
+  const range = new Range(stage, { victims, aim, env, folder, planFile, size, say });
   try {
     for (const next of chosen) {
       shape = next;

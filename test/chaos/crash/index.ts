@@ -1,6 +1,9 @@
 /** The campaigns of crash points, in the order in which they are run. */
+import { makeKey } from '../../../api/access/keys.ts';
 import type { Campaign } from '../campaign.ts';
+import { Caller, isOurLetter } from './caller.ts';
 import { defineCrashes } from './campaign.ts';
+import { Outages } from './outages.ts';
 
 const everywhere = {
   where: 'in engine, relay, timers and workers',
@@ -34,8 +37,29 @@ const onTwoDatabases = defineCrashes({
   victims: ['engine'],
   aim: /^engine\/postgres\/(spread|log-part|membership)/,
   stage: { logDatabases: 2 },
+  beside: (stage) => Outages.begin(stage),
   ci: null,
   release: {},
 });
 
-export const crashCampaigns: readonly Campaign[] = [onKafka, onPostgres, onTwoDatabases];
+const { key: adminKey } = makeKey();
+
+/** Over two databases, so that the ways of a read through several are passed as well. */
+const ofApi = defineCrashes({
+  name: 'crash-points-api',
+  where: 'of the engine that the API process passes',
+  bus: 'kafka',
+  victims: ['api'],
+  stage: {
+    logDatabases: 2,
+    authorization: `Bearer ${adminKey}`,
+    // A node id is renewed by a third of its lease: soon enough to die at it.
+    env: { SAGAX_AUTH: 'on', SAGAX_ADMIN_KEY: adminKey, SAGAX_NODE_LEASE_MS: '3000' },
+  },
+  beside: (stage) => Caller.begin(stage),
+  check: { allowDeadLetter: isOurLetter },
+  ci: { sample: 6 },
+  release: { shapes: ['waits'] },
+});
+
+export const crashCampaigns: readonly Campaign[] = [onKafka, onPostgres, onTwoDatabases, ofApi];

@@ -47,6 +47,8 @@ export interface RangeOptions {
   victims: readonly VictimRole[];
   /** Points that are died at. */
   aim: RegExp;
+  /** Settings of the victims. */
+  env: { readonly [name: string]: string };
   folder: string;
   planFile: string;
   size: CrashSize;
@@ -83,13 +85,13 @@ export class Range {
   }
 
   #makeGun(role: VictimRole): Gun {
-    const { folder, planFile, size } = this.#given;
-    const prefix = this.#stage.env['SAGAX_TOPIC_PREFIX'] ?? '';
+    const { env, folder, planFile, size } = this.#given;
+    const prefix = env['SAGAX_TOPIC_PREFIX'] ?? '';
     const groups = GROUPS[role].map((name) => `${prefix}.${name}`);
     const services = role === 'worker' ? { SAGAX_SERVICES: SERVICES.join(',') } : {};
     return new Gun({
       role,
-      env: { ...this.#stage.env, ...services },
+      env: { ...env, ...services },
       planFile,
       folder,
       limitMs: size.limitMs,

@@ -8,6 +8,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import pg from 'pg';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../../engine/postgres/index.ts';
 import { defineCampaign, type OpenStage, type Outcome } from '../campaign.ts';
 import { freePort } from '../servers.ts';
@@ -136,13 +137,29 @@ async function filled(
     const met = (await victim.refusals()) - metBefore;
     disk.free();
     await victim.revive();
-    await moreSagas(stage, 1);
+    await goneOn(stage);
     say(`fill ${fill}: ${taken} bytes taken, met ${met} times, recovered`);
   }
   const refusals = await victim.refusals();
   const settled = await stage.settle({ say });
   const notes = { refusals, restarts: victim.restarts(), accepted_while_full, ballast_bytes };
   return { faults: size.fills, settled, notes };
+}
+
+/** Recovered is what takes starts and goes on with them: until then another fill would meet a system at rest. */
+async function goneOn(stage: Stage): Promise<void> {
+  const before = stage.load.accepted.length;
+  await moreSagas(stage, 1);
+  const sagaId = stage.load.accepted[before]?.sagaId;
+  const pool = new pg.Pool({ connectionString: stage.servers.databaseUrl, max: 1 });
+  try {
+    await until('a saga that was taken goes on', RECOVERY_LIMIT_MS, async () => {
+      const { rowCount } = await pool.query('SELECT FROM sagax.sagas WHERE saga_id = $1', [sagaId]);
+      return rowCount === 1;
+    });
+  } finally {
+    await pool.end();
+  }
 }
 
 async function moreSagas(stage: Stage, count: number): Promise<void> {

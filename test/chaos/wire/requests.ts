@@ -24,11 +24,20 @@ export class Requests {
   repeats = 0;
   readonly #api: () => string;
   readonly #stop: AbortSignal;
+  readonly #headers: { readonly [name: string]: string };
 
-  /** @param api where the API is now; it may move when the process is started again */
-  constructor(api: () => string, stop: AbortSignal) {
+  /**
+   * @param api where the API is now; it may move when the process is started again
+   * @param headers of every request
+   */
+  constructor(
+    api: () => string,
+    stop: AbortSignal,
+    headers: { readonly [name: string]: string } = {},
+  ) {
     this.#api = api;
     this.#stop = stop;
+    this.#headers = headers;
   }
 
   get(path: string): Promise<Answer> {
@@ -36,7 +45,7 @@ export class Requests {
   }
 
   /**
-   * @param key makes it repeatable
+   * @param key makes it repeatable; '' for a request that has no key
    * @param kind what the checker is to know of it, when it is taken
    */
   async post(
@@ -50,7 +59,10 @@ export class Requests {
     const before = this.repeats;
     const answer = await this.#send(path, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', 'idempotency-key': key },
+      headers: {
+        'content-type': 'application/json',
+        ...(key === '' ? {} : { 'idempotency-key': key }),
+      },
       body: JSON.stringify(body),
     });
     if (kind === undefined || answer.status >= 300) return answer;
@@ -88,7 +100,8 @@ export class Requests {
   async #once(path: string, init: RequestInit): Promise<Answer | null> {
     const signal = AbortSignal.any([this.#stop, AbortSignal.timeout(REQUEST_LIMIT_MS)]);
     try {
-      const answer = await fetch(`${this.#api()}${path}`, { ...init, signal });
+      const headers = { ...this.#headers, ...(init.headers as { [name: string]: string }) };
+      const answer = await fetch(`${this.#api()}${path}`, { ...init, headers, signal });
       const isJson = (answer.headers.get('content-type') ?? '').includes('json');
       const body = isJson
         ? ((await answer.json()) as Answer['body'])
