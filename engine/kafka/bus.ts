@@ -26,6 +26,11 @@ const PING_LIMIT_MS = 3_000;
 /** Topics take a moment to be known everywhere after they were made; they are looked at again this often. */
 const TOPIC_LOOK_EVERY_MS = 100;
 const TOPIC_LIMIT_MS = 15_000;
+/**
+ * Messages bear the broker's time. With the producer's, a broker refuses all that comes from a machine whose clock is
+ * an hour ahead (since Kafka 4.0), and deletes early what comes from one whose clock is days behind.
+ */
+const BROKERS_TIME = { name: 'message.timestamp.type', value: 'LogAppendTime' };
 /** What brokers say of a topic that is being made (or deleted); kafkajs tries the first of them once only. */
 const NOT_YET = ['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE', 'NOT_LEADER_FOR_PARTITION'];
 
@@ -139,6 +144,7 @@ class KafkaBus implements Bus {
           topic,
           numPartitions: partitions,
           replicationFactor,
+          configEntries: [BROKERS_TIME],
         })),
       });
     } catch (error) {

@@ -139,6 +139,11 @@ const REMEDIES: readonly { signs: readonly string[]; remedy: string; alsoOfOutag
     remedy: "Renew the brokers' certificates, or set this machine's clock",
   },
   {
+    signs: ['INVALID_TIMESTAMP'],
+    remedy:
+      "Set this machine's clock, and let the topics have the brokers' time (message.timestamp.type=LogAppendTime)",
+  },
+  {
     signs: [
       'DEPTH_ZERO_SELF_SIGNED_CERT',
       'SELF_SIGNED_CERT_IN_CHAIN',
