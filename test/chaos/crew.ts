@@ -33,7 +33,8 @@ export interface Member {
 
 /** An end that no fault asked for. */
 export interface UnexpectedEnd {
-  role: Role;
+  /** A role, or another command of the command line. */
+  role: string;
   code: number | string;
   /** Its last lines. */
   said: string;

@@ -284,7 +284,7 @@ function envOf(
 }
 
 /** All acknowledged sagas have ended or are stuck, and every input and effect has gone its way. */
-async function areAtRest(pools: readonly pg.Pool[], sagas: number): Promise<boolean> {
+export async function areAtRest(pools: readonly pg.Pool[], sagas: number): Promise<boolean> {
   let ended = 0;
   for (const pool of pools) {
     const { rows } = await pool.query<{ ended: string; open: string; behind: string }>(
@@ -308,7 +308,7 @@ export async function createDatabase(url: string, name: string): Promise<string>
   return Object.assign(new URL(url), { pathname: `/${name}` }).toString();
 }
 
-async function withPools<T>(
+export async function withPools<T>(
   urls: readonly string[],
   work: (pools: readonly pg.Pool[]) => Promise<T>,
 ): Promise<T> {

@@ -144,7 +144,7 @@ export class Caller implements Beside {
     if (!this.#expect('the revoking of a key', revoked, [200])) return;
     const { body } = await this.#requests.get('/v1/keys');
     const items = body['items'] as { id: string; revokedAt: string | null }[] | undefined;
-    if (items?.find((one) => one.id === id)?.revokedAt == null) {
+    if (typeof items?.find((one) => one.id === id)?.revokedAt !== 'string') {
       this.#wrong.push(`the key ${id} was revoked, and is not listed so`);
     }
   }
@@ -159,7 +159,7 @@ export class Caller implements Beside {
     if (!this.#expect(`the redrive of letter ${letter.id}`, answer, [200, 202])) return;
     this.#redriven.add(letter.id);
     const { body } = await this.#requests.get(path);
-    if (body['redrivenAt'] == null) {
+    if (typeof body['redrivenAt'] !== 'string') {
       this.#wrong.push(`letter ${letter.id} was redriven, and is shown as ${JSON.stringify(body)}`);
     }
   }

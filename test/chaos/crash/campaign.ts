@@ -19,7 +19,7 @@ import {
 } from '../checker/evidence.ts';
 import type { Settled, Stage, StageOptions } from '../stage.ts';
 import { whyNot } from './elsewhere.ts';
-import type { VictimRole } from './gun.ts';
+import type { Role } from '../crew.ts';
 import { makePlan } from './points.ts';
 import { Range, type CrashSize } from './range.ts';
 import { rightEnds, shapes, type Shape } from './shapes.ts';
@@ -43,7 +43,7 @@ export interface CrashCampaign {
   /** What dies where, after "SIGKILL before and after each call that does I/O". */
   where: string;
   bus: 'kafka' | 'postgres';
-  victims: readonly VictimRole[];
+  victims: readonly Role[];
   /** Points that are died at. Default: all. */
   aim?: RegExp;
   stage?: Partial<StageOptions>;
@@ -187,7 +187,7 @@ function report(
 }
 
 /** Each saga's end is known beforehand, unless a step ran out of its time while processes were dying. */
-function judgeEnds(evidence: Evidence): { violations: Violation[]; timedOut: number } {
+export function judgeEnds(evidence: Evidence): { violations: Violation[]; timedOut: number } {
   const violations: Violation[] = [];
   const streams = streamsOf(evidence);
   let timedOut = 0;

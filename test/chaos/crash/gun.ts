@@ -10,10 +10,10 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { startProcess, type SagaxProcess } from '../../e2e/processes.ts';
-import type { UnexpectedEnd } from '../crew.ts';
+import type { Role, UnexpectedEnd } from '../crew.ts';
 
 const PRELOAD = fileURLToPath(new URL('./preload.ts', import.meta.url));
-const READY = /the (engine|workers) runs?|the API listens/;
+const READY = /the (engine|workers) runs?|the API listens|the schema is up to date/;
 /** A process that takes longer to come up hangs. */
 const START_LIMIT_MS = 60_000;
 /** A drain takes SAGAX_DRAIN_MS at most; one that takes longer hangs. */
@@ -21,7 +21,7 @@ const DRAIN_LIMIT_MS = 30_000;
 /** Last words kept of a process that ended by itself. */
 const SAID_CHARACTERS = 1_500;
 
-export type VictimRole = 'engine' | 'worker' | 'api';
+export type VictimRole = Role | 'migrate';
 
 /** A point and the passage of it to die at. */
 export interface Target {
@@ -42,7 +42,7 @@ export interface Shot {
 /** Points that one life has passed, with the last passage that was told (a power of two). */
 export interface Passages {
   counts: ReadonlyMap<string, number>;
-  /** Those that were passed after SIGTERM only. */
+  /** Those that were passed after SIGTERM only, by a process that ran on. */
   drain: ReadonlySet<string>;
 }
 

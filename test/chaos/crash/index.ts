@@ -3,6 +3,7 @@ import { makeKey } from '../../../api/access/keys.ts';
 import type { Campaign } from '../campaign.ts';
 import { Caller, isOurLetter } from './caller.ts';
 import { defineCrashes } from './campaign.ts';
+import { firstStart } from './first-start.ts';
 import { Outages } from './outages.ts';
 
 const everywhere = {
@@ -62,4 +63,10 @@ const ofApi = defineCrashes({
   release: { shapes: ['waits'] },
 });
 
-export const crashCampaigns: readonly Campaign[] = [onKafka, onPostgres, onTwoDatabases, ofApi];
+export const crashCampaigns: readonly Campaign[] = [
+  onKafka,
+  onPostgres,
+  onTwoDatabases,
+  ofApi,
+  firstStart,
+];

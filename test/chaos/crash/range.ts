@@ -6,16 +6,16 @@
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
-import type { UnexpectedEnd } from '../crew.ts';
+import type { Role, UnexpectedEnd } from '../crew.ts';
 import type { Dice } from '../../support/dice.ts';
 import type { Stage } from '../stage.ts';
 import { Groups } from './groups.ts';
-import { Gun, type Passages, type Shot, type Target, type VictimRole } from './gun.ts';
+import { Gun, type Passages, type Shot, type Target } from './gun.ts';
 import type { Shape } from './shapes.ts';
 
 /** Those of the order; each is a consumer group that must be joined anew after each death. */
 const SERVICES = ['inventory', 'payments', 'shipping', 'notifications'];
-const GROUPS: Readonly<Record<VictimRole, readonly string[]>> = {
+const GROUPS: Readonly<Record<Role, readonly string[]>> = {
   engine: ['engine'],
   worker: SERVICES,
   api: [],
@@ -44,7 +44,7 @@ export interface CrashSize {
 
 export interface RangeOptions {
   /** Whose processes die, one role after the other. The stage's crew has those of the others. */
-  victims: readonly VictimRole[];
+  victims: readonly Role[];
   /** Points that are died at. */
   aim: RegExp;
   /** Settings of the victims. */
@@ -58,12 +58,12 @@ export interface RangeOptions {
 /** The guns of a stage, and what was shot at. */
 export class Range {
   readonly passed = new Set<string>();
-  readonly shots: { role: VictimRole; shape: string; shot: Shot }[] = [];
+  readonly shots: { role: Role; shape: string; shot: Shot }[] = [];
   readonly #stage: Stage;
   readonly #given: RangeOptions;
   readonly #groups: Groups | null;
   readonly #pools: readonly pg.Pool[];
-  readonly #guns = new Map<VictimRole, Gun>();
+  readonly #guns = new Map<Role, Gun>();
 
   constructor(stage: Stage, given: RangeOptions) {
     this.#stage = stage;
@@ -78,13 +78,13 @@ export class Range {
     }
   }
 
-  #gun(role: VictimRole): Gun {
+  #gun(role: Role): Gun {
     const gun = this.#guns.get(role);
     if (gun === undefined) throw new Error(`No ${role} is to die.`);
     return gun;
   }
 
-  #makeGun(role: VictimRole): Gun {
+  #makeGun(role: Role): Gun {
     const { env, folder, planFile, size } = this.#given;
     const prefix = env['SAGAX_TOPIC_PREFIX'] ?? '';
     const groups = GROUPS[role].map((name) => `${prefix}.${name}`);
@@ -136,7 +136,7 @@ export class Range {
   }
 
   /** Lets what has been waiting for long come to its end, so that steps don't run out of their time one after another. */
-  async #catchUp(role: VictimRole): Promise<void> {
+  async #catchUp(role: Role): Promise<void> {
     if ((await this.#old()) === 0) return;
     const endSteady = await this.#gun(role).steady();
     const giveUpAt = performance.now() + CATCH_UP_LIMIT_MS;
