@@ -51,6 +51,8 @@ const ofApi = defineCrashes({
   where: 'of the engine that the API process passes',
   bus: 'kafka',
   victims: ['api'],
+  // Its set-up is that of an engine, which has a campaign of its own.
+  aim: /^engine\/(runtime\/snowflake|kafka\/(bus|publisher)|postgres\/(access|dead-letters|inspect|node-ids|start-keys|spread(-read)?)\.)/,
   stage: {
     logDatabases: 2,
     authorization: `Bearer ${adminKey}`,
