@@ -7,7 +7,7 @@ import { createApi } from '../api/server.ts';
 import { definitions as exampleDefinitions } from '../definitions/index.ts';
 import type { AnyDefinition } from '../engine/core/define.ts';
 import { SagaxError } from '../engine/core/errors.ts';
-import { createPool } from '../engine/postgres/index.ts';
+import { createPool, mapError, retryConflicts } from '../engine/postgres/index.ts';
 import { createEngine, type Engine } from '../engine/runtime/engine.ts';
 import { createSnowflakes } from '../engine/runtime/snowflake.ts';
 import { createWorker, postgresStore } from '../workers/index.ts';
@@ -98,6 +98,16 @@ function keepMaintained({ postgres, settings, telemetry }: Connections, closers:
   });
 }
 
+/**
+ * Sets something up in the participants' database, again while it loses against another process that does the same.
+ * @throws SagaxError DATABASE_UNAVAILABLE, CONFIG_INVALID
+ */
+async function prepare(work: () => Promise<void>): Promise<void> {
+  await retryConflicts(work).catch((error: unknown) => {
+    throw mapError(error, 'repeatable');
+  });
+}
+
 /** Starts workers for the example services that are named, or for all. */
 export async function startWorkers(
   connections: Connections,
@@ -129,7 +139,7 @@ export async function startWorkers(
     },
   });
   closers.add(() => pool.end());
-  for (const service of services) await service.migrate(pool);
+  for (const service of services) await prepare(() => service.migrate(pool));
   const workers = services.map((service) =>
     createWorker({
       service: service.service,
@@ -146,7 +156,7 @@ export async function startWorkers(
     }),
   );
   closers.add(() => Promise.all(workers.map((worker) => worker.drain(settings.SAGAX_DRAIN_MS))));
-  await Promise.all(workers.map((worker) => worker.start()));
+  await Promise.all(workers.map((worker) => prepare(() => worker.start())));
   return services.map(({ service }) => service);
 }
 
