@@ -48,7 +48,7 @@ export interface CrashCampaign {
   aim?: RegExp;
   stage?: Partial<StageOptions>;
   check?: CheckOptions;
-  beside?: (stage: Stage) => Promise<Beside>;
+  beside?: readonly ((stage: Stage) => Promise<Beside>)[];
   ci: Partial<CrashSize> | null;
   release: Partial<CrashSize>;
 }
@@ -119,10 +119,11 @@ async function run(
     ...options.stage,
     env: { SAGAX_DRAIN_MS: '5000', ...options.stage?.env },
   });
-  const beside = await options.beside?.(stage);
+  const beside: Beside[] = [];
+  for (const begin of options.beside ?? []) beside.push(await begin(stage));
   // They have made topics and tables; from here on the campaign's own processes take their place.
   for (const role of victims) for (const one of stage.crew.of(role)) await stage.crew.dismiss(one);
-  const env = { ...stage.env, ...beside?.env };
+  const env = Object.assign({ ...stage.env }, ...beside.map((one) => one.env)) as typeof stage.env;
   const range = new Range(stage, { victims, aim, env, folder, planFile, size, say });
   try {
     for (const next of chosen) {
@@ -133,10 +134,10 @@ async function run(
     await range.close();
     stage.nameApi(null);
     await Promise.all(victims.map((role) => stage.crew.hire(role)));
-    await beside?.stop();
+    for (const one of beside) await one.stop();
   }
   const settled = await stage.settle({ ...options.check, say });
-  settled.violations.push(...(beside?.judge(settled.evidence) ?? []));
+  for (const one of beside) settled.violations.push(...one.judge(settled.evidence));
   const { events } = settled.evidence;
   for (let place = 0; place < stage.servers.logUrls.length; place++) {
     const isUsed = events.some(({ shard }) => shard % stage.servers.logUrls.length === place);
@@ -148,7 +149,11 @@ async function run(
     settled,
     say,
   );
-  return { ...outcome, notes: { ...outcome.notes, ...beside?.notes } };
+  const notes = Object.assign(
+    { ...outcome.notes },
+    ...beside.map((one) => one.notes),
+  ) as Outcome['notes'];
+  return { ...outcome, ...(notes === undefined ? {} : { notes }) };
 }
 
 function report(

@@ -22,7 +22,7 @@ const ELSEWHERE: readonly [place: RegExp, what: string][] = [
     'only where a caller asks for no migration, or the database is refused; no command does the one',
   ],
   [
-    /^engine\/postgres\/(spread-read|spread|access|dead-letters|inspect|start-keys|node-ids)\./,
+    /^engine\/postgres\/(spread-read|spread|log-part|access|dead-letters|inspect|start-keys|node-ids)\./,
     'the campaign crash-points-api dies there',
   ],
   [/^engine\/runtime\/snowflake/, 'the campaign crash-points-api dies there'],
@@ -31,7 +31,7 @@ const ELSEWHERE: readonly [place: RegExp, what: string][] = [
     'the campaign crash-points-first-start dies there',
   ],
   [
-    /^engine\/postgres\/(spread-log|log-part|membership)/,
+    /^engine\/postgres\/(spread-log|membership)/,
     'the campaign crash-points-two-databases dies there',
   ],
   [

@@ -36,9 +36,9 @@ const onTwoDatabases = defineCrashes({
   where: 'of an engine whose log is spread over two databases',
   bus: 'kafka',
   victims: ['engine'],
-  aim: /^engine\/postgres\/(spread|log-part|membership)/,
+  aim: /^engine\/postgres\/(spread-log|membership)/,
   stage: { logDatabases: 2 },
-  beside: (stage) => Outages.begin(stage),
+  beside: [(stage) => Outages.begin(stage)],
   ci: null,
   release: {},
 });
@@ -52,14 +52,14 @@ const ofApi = defineCrashes({
   bus: 'kafka',
   victims: ['api'],
   // Its set-up is that of an engine, which has a campaign of its own.
-  aim: /^engine\/(runtime\/snowflake|kafka\/(bus|publisher)|postgres\/(access|dead-letters|inspect|node-ids|start-keys|spread(-read)?)\.)/,
+  aim: /^engine\/(runtime\/snowflake|kafka\/(bus|publisher)|postgres\/(access|dead-letters|inspect|node-ids|start-keys|spread(-read)?|log-part)\.)/,
   stage: {
     logDatabases: 2,
     authorization: `Bearer ${adminKey}`,
     // A node id is renewed by a third of its lease: soon enough to die at it.
     env: { SAGAX_AUTH: 'on', SAGAX_ADMIN_KEY: adminKey, SAGAX_NODE_LEASE_MS: '3000' },
   },
-  beside: (stage) => Caller.begin(stage),
+  beside: [(stage) => Caller.begin(stage), (stage) => Outages.begin(stage)],
   check: { allowDeadLetter: isOurLetter },
   ci: { sample: 6 },
   release: { shapes: ['waits'] },

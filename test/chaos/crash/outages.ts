@@ -1,8 +1,8 @@
 /**
  * The second database of a log goes away for a moment, again and again, while processes die.
  *
- * Guards that the points of looking for a database that is away are passed at all, and that a process may die there, or be
- * started while a part of its log is away. Only the victims' way to the database is cut; the checker has its own.
+ * Guards that an API process passes the points of looking for a database that is away, and that any process may die, or be
+ * started, while a part of its log is away. Only the victims' way to the database is cut; the checker has its own.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { Door } from '../cluster.ts';
