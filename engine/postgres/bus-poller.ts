@@ -27,11 +27,14 @@ const PATIENT: Looks = { firstMs: PATIENCE_MS, pauseMs: PATIENCE_MS, looks: 5 };
 const QUICK: Looks = { firstMs: 5, pauseMs: 5, looks: 10 };
 const STAY_EAGER_MS = 20;
 const STAY_QUICK_MS = 1_000;
+const TURN_PAUSE_MS = 1;
 const IDLE_POLL_MIN_MS = 10;
 const IDLE_POLL_MAX_MS = 500;
 const FAILED_POLL_MS = 500;
-/** Lanes in one query, and bytes for each: together they bound what a round holds in memory. */
-const MAX_LANES = 64;
+/** Lanes in one query; a process with more of them asks in turns. */
+const MAX_LANES = 1_024;
+/** What a query may bring for all lanes and for one, but for one message each, however large. */
+const MAX_BYTES = 64_000_000;
 const MAX_LANE_BYTES = 1_000_000;
 
 interface MessageRow {
@@ -124,7 +127,8 @@ export class BusPoller {
       this.#lastTraffic = now;
       this.#idleMs = IDLE_POLL_MIN_MS;
     }
-    if (!all || now - this.#lastTraffic < STAY_QUICK_MS) return 0;
+    // The server has waited already, if it was to; in turns it was not.
+    if (now - this.#lastTraffic < STAY_QUICK_MS) return all || found > 0 ? 0 : TURN_PAUSE_MS;
     this.#idleMs = Math.min(this.#idleMs * 2, IDLE_POLL_MAX_MS);
     return this.#idleMs;
   }
@@ -164,7 +168,7 @@ export class BusPoller {
         lanes.map(({ options }) => options.partitionId),
         froms.map(String),
         lanes.map(({ room }) => room),
-        MAX_LANE_BYTES,
+        Math.min(MAX_LANE_BYTES, Math.ceil(MAX_BYTES / lanes.length)),
         firstMs,
         pauseMs,
         looks,

@@ -25,14 +25,15 @@ class CountingDatabase extends Database {
   /** How often the server looked for messages. */
   looks = 0;
   messages: Row[] = [];
+  messagesOf: (ids: readonly number[]) => readonly Row[] = () => this.messages;
 
   constructor() {
     super({} as pg.Pool);
   }
   override async read<R extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<R[]> {
     if (query.name !== 'bus-read') return this.#answer(query) as R[];
-    const [, [from], , , first_ms, pause_ms, looks] = query.values as [
-      unknown,
+    const [ids, froms, , , first_ms, pause_ms, looks] = query.values as [
+      number[],
       string[],
       unknown,
       unknown,
@@ -44,7 +45,9 @@ class CountingDatabase extends Database {
     if (first_ms > 0) await sleep(first_ms);
     for (let look = 1; ; look++) {
       this.looks++;
-      const found = this.messages.filter(({ offset }) => BigInt(offset) >= BigInt(from ?? 0));
+      const found = this.messagesOf(ids).filter(
+        ({ lane, offset }) => BigInt(offset) >= BigInt(froms[Number(lane) - 1] ?? 0),
+      );
       if (found.length > 0 || look === looks) return found as object[] as R[];
       await sleep(pause_ms);
     }
@@ -115,18 +118,54 @@ it('asks at most four times a second when nothing happens, leases included', asy
   await Promise.all([poller.close(), membership.close()]);
 });
 
-function laneAndPoller(database: CountingDatabase, onBatch: (batch: BusBatch) => Promise<void>) {
-  const lane = new BusLane({
+it.each([144, 2_000])(
+  'asks no more with %i partitions, and finds what comes for the last one',
+  async (count) => {
+    const database = new CountingDatabase();
+    const lanes = Array.from({ length: count }, (_, index) =>
+      laneOf(index, () => Promise.resolve()),
+    );
+    const poller = new BusPoller(
+      database,
+      () => lanes,
+      (error) => expect.unreachable(String(error)),
+    );
+    for (const lane of lanes) lane.open(null);
+    poller.wake();
+    await vi.advanceTimersByTimeAsync(5_000);
+    database.asked.length = 0;
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(database.asked.length).toBeLessThanOrEqual(20);
+    database.messagesOf = (ids) => {
+      const at = ids.indexOf(count - 1);
+      return at < 0 ? [] : [{ ...message(0), lane: String(at + 1) }];
+    };
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(lanes.at(-1)?.next).toBe(1n);
+    await close(poller);
+  },
+);
+
+function laneOf(
+  partitionId: number,
+  onBatch: (batch: BusBatch) => Promise<void>,
+  hasRoom: () => void = () => undefined,
+): BusLane {
+  return new BusLane({
     topic: 't',
-    partition: 0,
-    partitionId: 1,
+    partition: partitionId,
+    partitionId,
     epoch: '1',
     committed: null,
     maxBatch: 10,
     onBatch,
-    hasRoom: () => poller.wake(),
+    hasRoom,
     batchFailed: () => undefined,
   });
+}
+
+function laneAndPoller(database: CountingDatabase, onBatch: (batch: BusBatch) => Promise<void>) {
+  const lane = laneOf(1, onBatch, () => poller.wake());
   const poller = new BusPoller(
     database,
     () => [lane],
