@@ -27,6 +27,14 @@ const ELSEWHERE: readonly [place: RegExp, what: string][] = [
   ],
   [/^engine\/runtime\/snowflake/, 'the campaign crash-points-api dies there'],
   [
+    /\/(migrate\.ts#(applyNext|migrate) client\.query \(7\)|partitions\.ts#inTransaction client\.query \(5\))/,
+    'only when a statement before it fails: it takes back what was begun',
+  ],
+  [
+    /^workers\/postgres\/migrate\.ts#ensureSchema client\.query \(2\)/,
+    'only for a service that does not make its schema itself; the examples do',
+  ],
+  [
     /#(markComplete|record|isComplete) db\.|\/postgres\/(partitions|migrate)/,
     'the campaign crash-points-first-start dies there',
   ],
