@@ -52,8 +52,8 @@ const transfer = (id: string, over: object = {}): object => ({
   transferId: id,
   from: 'alice',
   to: 'bob',
-  // More than the poor account has.
-  amountCents: 1_000,
+  // More than the poor account has, and little enough for alice to pay for thousands of rounds.
+  amountCents: 101,
   email: 'ann@example.com',
   ...over,
 });
