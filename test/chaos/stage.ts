@@ -302,10 +302,12 @@ export async function areAtRest(pools: readonly pg.Pool[], sagas: number): Promi
 
 /** A new, empty database on the server of another one. @returns its URL */
 export async function createDatabase(url: string, name: string): Promise<string> {
-  await withPools([url], async ([pool]) => {
-    await pool?.query(`CREATE DATABASE ${name}`);
-  });
+  await withPool(url, (pool) => pool.query(`CREATE DATABASE ${name}`));
   return Object.assign(new URL(url), { pathname: `/${name}` }).toString();
+}
+
+export function withPool<T>(url: string, work: (pool: pg.Pool) => Promise<T>): Promise<T> {
+  return withPools([url], ([pool]) => work(pool as pg.Pool));
 }
 
 export async function withPools<T>(

@@ -4,10 +4,10 @@
  * Guards that each death has databases and topics that nobody else has touched: what one death left half done must be
  * mended by the next start, not by an earlier one.
  */
-import pg from 'pg';
+import type pg from 'pg';
 import { composeSnowflake } from '../../../engine/core/ids.ts';
 import { startProcess } from '../../e2e/processes.ts';
-import { createDatabase, type Servers } from '../stage.ts';
+import { createDatabase, withPool, type Servers } from '../stage.ts';
 import type { VictimRole } from './gun.ts';
 
 export interface Scene {
@@ -74,8 +74,8 @@ export class Grounds {
     for (const url of urls) {
       // A process that was killed may still have a backend that ends.
       const name = new URL(url).pathname.slice(1);
-      await onDatabase(this.#servers.databaseUrl, (client) =>
-        client.query(`DROP DATABASE ${name} WITH (FORCE)`),
+      await withPool(this.#servers.databaseUrl, (pool) =>
+        pool.query(`DROP DATABASE ${name} WITH (FORCE)`),
       );
     }
   }
@@ -119,31 +119,31 @@ export class Grounds {
     engine.kill('SIGTERM');
     await engine.ended;
     for (const [place, url] of urls.entries()) {
-      await onDatabase(url, (client) => addOldWeek(client, place));
+      await withPool(url, (pool) => addOldWeek(pool, place));
     }
     return urls.map((url) => new URL(url).pathname.slice(1));
   }
 }
 
 /** Ended sagas in the default partition, as they are when nobody has made their week's in time. */
-async function addOldWeek(client: pg.Client, shard: number): Promise<void> {
+async function addOldWeek(pool: pg.Pool, shard: number): Promise<void> {
   const first = composeSnowflake(Date.now() - OLD_WEEKS * WEEK_MS, 0, 0);
   const ids = `SELECT $1::bigint + n AS id, n FROM generate_series(1, ${OLD_SAGAS}) AS n`;
-  await client.query(
+  await pool.query(
     `INSERT INTO sagax.sagas (saga_id, namespace, definition, definition_version, status, state, stream_version,
        started_at_ms, updated_at_ms, ended_at_ms)
      SELECT id, 'default', 'order', 1, 'completed', 'done', 1, 0, 0, 0 FROM (${ids}) AS ids`,
     [first],
   );
   // Below the first shard_seq there is: they are on the bus since long, and no position counts them.
-  await client.query(
+  await pool.query(
     `INSERT INTO sagax.events (saga_id, namespace, stream_version, shard, shard_seq, epoch, at_ms, type, event)
      SELECT id, 'default', 1, $2, -n, 0, 0, 'SagaCompleted', '{"type":"SagaCompleted"}' FROM (${ids}) AS ids`,
     [first, shard],
   );
   // Start keys of the whole log are in its first database.
   if (shard > 0) return;
-  await client.query(
+  await pool.query(
     `INSERT INTO sagax.start_keys (namespace, definition, kind, key, saga_id, fingerprint)
      SELECT 'default', 'order', 'idempotency', 'old-' || n, id, '' FROM (${ids}) AS ids`,
     [first],
@@ -155,8 +155,8 @@ export async function oldRows({ urls }: Ground): Promise<number> {
   const before = composeSnowflake(Date.now() - (OLD_WEEKS - 1) * WEEK_MS, 0, 0);
   let sum = 0;
   for (const url of urls) {
-    const { rows } = await onDatabase(url, (client) =>
-      client.query<{ n: string }>(
+    const { rows } = await withPool(url, (pool) =>
+      pool.query<{ n: string }>(
         `SELECT (SELECT count(*) FROM sagax.sagas WHERE saga_id < $1)
            + (SELECT count(*) FROM sagax.events WHERE saga_id < $1)
            + (SELECT count(*) FROM sagax.start_keys WHERE saga_id < $1) AS n`,
@@ -166,15 +166,4 @@ export async function oldRows({ urls }: Ground): Promise<number> {
     sum += Number(rows[0]?.n);
   }
   return sum;
-}
-
-async function onDatabase<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: url });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    return await work(client);
-  } finally {
-    await client.end();
-  }
 }

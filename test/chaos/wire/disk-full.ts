@@ -8,11 +8,10 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import pg from 'pg';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../../engine/postgres/index.ts';
 import { defineCampaign, type OpenStage, type Outcome } from '../campaign.ts';
 import { freePort } from '../servers.ts';
-import type { Stage } from '../stage.ts';
+import { withPool, type Stage } from '../stage.ts';
 import { SmallDisk } from './small-disk.ts';
 import { until } from './wires.ts';
 
@@ -151,15 +150,12 @@ async function goneOn(stage: Stage): Promise<void> {
   const before = stage.load.accepted.length;
   await moreSagas(stage, 1);
   const sagaId = stage.load.accepted[before]?.sagaId;
-  const pool = new pg.Pool({ connectionString: stage.servers.databaseUrl, max: 1 });
-  try {
-    await until('a saga that was taken goes on', RECOVERY_LIMIT_MS, async () => {
+  await withPool(stage.servers.databaseUrl, (pool) =>
+    until('a saga that was taken goes on', RECOVERY_LIMIT_MS, async () => {
       const { rowCount } = await pool.query('SELECT FROM sagax.sagas WHERE saga_id = $1', [sagaId]);
       return rowCount === 1;
-    });
-  } finally {
-    await pool.end();
-  }
+    }),
+  );
 }
 
 async function moreSagas(stage: Stage, count: number): Promise<void> {

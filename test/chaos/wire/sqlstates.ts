@@ -115,7 +115,7 @@ class Run {
 
   /**
    * Normal life: one tour through everything, and each process ended and started once. What only the very first start
-   * says is left out, since it does not come again: test/postgres/migrate-faults.pg.test.ts has it.
+   * says is left out, since it does not come again: test/postgres/first-start-faults.pg.test.ts has it.
    */
   async watch(): Promise<void> {
     const before = this.#wires.map(({ proxy }) => countsOf(proxy));
