@@ -61,6 +61,8 @@ const transfer = (id: string, over: object = {}): object => ({
 const DEAR = { amountCents: 200_000 };
 const HOUR_MS = 3_600_000;
 const STATE_POLL_MS = 50;
+/** Where nothing more is to be waited for. */
+const ENDED: ReadonlySet<unknown> = new Set(['completed', 'compensated', 'stuck', 'terminated']);
 const BY = { by: 'chaos', reason: 'a run' };
 
 export const SHAPES: readonly Shape[] = [
@@ -80,6 +82,7 @@ export const SHAPES: readonly Shape[] = [
     input: (id) => order(id, { card: '4000000000003220' }),
     play: async (traffic, sagaId) => {
       const pending = await traffic.event(sagaId, 'StepPending');
+      if (pending === null) return;
       const commandId = String((pending['data'] as { commandId?: unknown }).commandId);
       traffic.elsewhere.add(commandId);
       await traffic.act(`/v1/commands/${commandId}/complete`, {
@@ -93,7 +96,7 @@ export const SHAPES: readonly Shape[] = [
     end: 'completed',
     input: (id) => order(id, DEAR),
     play: async (traffic, sagaId) => {
-      await traffic.state(sagaId, /awaitingApproval/);
+      if (!(await traffic.state(sagaId, /awaitingApproval/))) return;
       await traffic.act(`/v1/sagas/${sagaId}/pause`, BY);
       await traffic.act(`/v1/sagas/${sagaId}/signals/approve`, { by: 'Eve' }, 'signal', sagaId);
       await traffic.act(`/v1/sagas/${sagaId}/resume`, BY);
@@ -104,7 +107,7 @@ export const SHAPES: readonly Shape[] = [
     end: 'compensated',
     input: (id) => order(id, DEAR),
     play: async (traffic, sagaId) => {
-      await traffic.state(sagaId, /awaitingApproval/);
+      if (!(await traffic.state(sagaId, /awaitingApproval/))) return;
       await traffic.act(
         `/v1/sagas/${sagaId}/signals/decline`,
         { by: 'Eve', reason: 'too dear' },
@@ -118,7 +121,7 @@ export const SHAPES: readonly Shape[] = [
     end: 'compensated',
     input: (id) => order(id, { ...DEAR, approvalTimeoutMs: HOUR_MS }),
     play: async (traffic, sagaId) => {
-      await traffic.state(sagaId, /awaitingApproval/);
+      if (!(await traffic.state(sagaId, /awaitingApproval/))) return;
       await traffic.act(`/v1/sagas/${sagaId}/cancel`, BY, 'cancel', sagaId);
     },
   },
@@ -214,22 +217,25 @@ export class Traffic {
     if (answer.status >= 300 && answer.status !== 409) throw unexpected(path, answer);
   }
 
-  /** Waits until the saga is in a state. */
-  async state(sagaId: string, pattern: RegExp): Promise<void> {
+  /** Waits until the saga is in a state. @returns false when it has ended: a step timed out before it got there */
+  async state(sagaId: string, pattern: RegExp): Promise<boolean> {
     for (;;) {
       const { body } = await this.requests.get(`/v1/sagas/${sagaId}`);
-      if (pattern.test(JSON.stringify(body['state'] ?? ''))) return;
+      if (pattern.test(JSON.stringify(body['state'] ?? ''))) return true;
+      if (ENDED.has(body['status'])) return false;
       await pause(STATE_POLL_MS);
     }
   }
 
-  /** Waits for the first event of a type. */
-  async event(sagaId: string, type: string): Promise<{ [field: string]: unknown }> {
+  /** Waits for the first event of a type. @returns null when the saga has ended without it */
+  async event(sagaId: string, type: string): Promise<{ [field: string]: unknown } | null> {
     for (;;) {
+      const { body: saga } = await this.requests.get(`/v1/sagas/${sagaId}`);
       const { body } = await this.requests.get(`/v1/sagas/${sagaId}/history`);
       const items = (body['items'] as { type: string }[] | undefined) ?? [];
       const found = items.find((one) => one.type === type);
       if (found !== undefined) return found;
+      if (ENDED.has(saga['status'])) return null;
       await pause(STATE_POLL_MS);
     }
   }
