@@ -32,7 +32,7 @@ export interface LoadResult {
 export interface Target {
   /** Starts a saga; resolves with how it ended, once that can be seen. */
   run(work: Work): Promise<End>;
-  /** How ends are watched: `exact` for latencies, `cheap` for throughput, `many` for more than a thousand. */
+  /** How ends are watched: `exact` for lone latencies, `near` at a rate, `cheap` for throughput, `many` for more than a thousand. */
   watch(how: Watch): void;
   close(): Promise<void>;
 }
@@ -43,8 +43,14 @@ export type OnWindow = (edge: 'begin' | 'end') => void;
 /** More than this many unfinished in the open loop: the rate is beyond the system, and the run ends. */
 const OPEN_LIMIT = 20_000;
 
+const WATCH: { readonly [kind in Load['kind']]: Watch } = {
+  closed: 'cheap',
+  single: 'exact',
+  open: 'near',
+};
+
 export function runLoad(target: Target, load: Load, onWindow: OnWindow): Promise<LoadResult> {
-  target.watch(load.kind === 'closed' ? 'cheap' : 'exact');
+  target.watch(WATCH[load.kind]);
   switch (load.kind) {
     case 'closed':
       return closedLoop(target, load, onWindow);

@@ -6,12 +6,12 @@
  */
 import type pg from 'pg';
 
-export type Watch = 'exact' | 'cheap' | 'many';
+export type Watch = 'exact' | 'near' | 'cheap' | 'many';
 /** How a saga ended, by its status. */
 export type End = 'completed' | 'compensated';
 
 /** Pauses between two looks. */
-const PAUSE_MS: { readonly [how in Watch]: number } = { exact: 1, cheap: 40, many: 2 };
+const PAUSE_MS: { readonly [how in Watch]: number } = { exact: 1, near: 4, cheap: 40, many: 2 };
 const TAIL_LIMIT = 2_000;
 
 // Written so that nothing but the primary key can be of use: with a plan that is kept, the server would otherwise go

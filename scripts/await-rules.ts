@@ -78,6 +78,7 @@ const WAIT_ONLY: { readonly [place: string]: string } = {
   'engine/kafka/subscription.ts#closed': 'the end of the subscription',
   'engine/kafka/subscription.ts#ready': 'the first assignment',
   'engine/postgres/bus-membership.ts#sleep': 'a timer or a wake-up',
+  'engine/postgres/bus-poller.ts#orTraffic': 'a reading, or messages that were found beside it',
   'engine/postgres/bus-poller.ts#sleep': 'a timer or a wake-up',
   'engine/postgres/bus-publisher.ts#publish': 'the writing loop',
   'engine/postgres/bus-subscription.ts#ready': 'the first assignment',

@@ -1,28 +1,34 @@
 /**
  * Whether a reader of a bus does well to wait a little before it reads on, so that messages come together.
  *
- * Guards both ends of the load. Messages that come one by one have somebody waiting for each: no pause. When a look
- * brings several, each costs less in company (a request, a transaction and a send for all of them), and without a
- * pause a busy reader would go on taking them in twos and threes, at several times the cost.
+ * Guards both ends of the load. Where messages are few, somebody waits for each: no pause. Where a pause brings
+ * several, each costs less in company (a request, a transaction and a send for all of them). It goes by how many come
+ * in a time, not by how many a look brings: a reader that never pauses finds them one by one, however many come.
  */
-
-/** Messages that a look brings on average, from which on waiting pays. */
-const COMPANY = 1.5;
-/** What the newest look counts in that average: the last dozen or two decide. */
-const NEWEST_SHARE = 0.1;
 
 /** How long a patient reader waits; a saga of seven messages meets it about seven times. */
 export const PATIENCE_MS = 4;
+/** Messages that must be expected within a pause. */
+const COMPANY = 1.5;
+/** How far back the rate looks: what came this long ago counts a third of what comes now. */
+const MEMORY_MS = 100;
 
 export class Patience {
-  #average = 1;
+  /** Messages a ms, as of the last time. */
+  #rate = 0;
+  #at = 0;
 
-  /** @param messages that one look brought; none says nothing about company */
-  found(messages: number): void {
-    if (messages > 0) this.#average += NEWEST_SHARE * (messages - this.#average);
+  /** @param now ms on any clock that doesn't go back, the same one at each call */
+  found(messages: number, now: number): void {
+    this.#rate = this.#rateAt(now) + messages / MEMORY_MS;
+    this.#at = now;
   }
 
-  get pays(): boolean {
-    return this.#average >= COMPANY;
+  pays(now: number): boolean {
+    return this.#rateAt(now) * PATIENCE_MS >= COMPANY;
+  }
+
+  #rateAt(now: number): number {
+    return this.#rate * Math.exp((this.#at - now) / MEMORY_MS);
   }
 }

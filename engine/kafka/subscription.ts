@@ -373,14 +373,14 @@ export class KafkaSubscription implements Subscription {
 
   /** A fetch is done, and what it brought is handed over next. */
   #fetched(): void {
-    this.#patience.found(this.#messagesOfFetch);
+    this.#patience.found(this.#messagesOfFetch, performance.now());
     this.#messagesOfFetch = 0;
     this.#pauseOfFetch = null;
   }
 
   /** Resolves when the next fetch may go out: kafkajs waits for what each batch of this one returns. */
   async #fetchPause(): Promise<void> {
-    if (!this.#patience.pays) return;
+    if (!this.#patience.pays(performance.now())) return;
     this.#pauseOfFetch ??= pause(PATIENCE_MS, this.#stop.signal);
     await this.#pauseOfFetch;
   }

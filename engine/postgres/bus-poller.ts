@@ -1,10 +1,10 @@
 /**
  * Reads new messages for all lanes of this process: one query at a time, whatever their number.
  *
- * Guards that an idle process is nearly silent (two looks a second) and a busy one quick. After traffic the server
- * does the looking (`sagax.bus_read`): each millisecond while messages come one by one, since somebody waits for each
- * of them; with a little patience when they come together, which makes batches. What this process publishes to itself
- * is looked for at once. A database that is away is asked again and again, slowly, until it is back.
+ * Guards that an idle process is nearly silent (two questions a second) and a busy one quick. The server does the
+ * looking (`sagax.bus_read`): each millisecond while messages are few, since somebody waits for each of them; with a
+ * little patience when there are many, which makes batches; now and then when nothing has come for long. What this
+ * process publishes to itself is looked for at once. A database that is away is asked again and again, slowly.
  */
 import { Patience, PATIENCE_MS } from '../core/patience.ts';
 import type { ReceivedMessage } from '../ports.ts';
@@ -18,13 +18,17 @@ interface Looks {
   looks: number;
 }
 
+/** pg_sleep waits in whole ms, rounded up: asked for a whole one it waits for two, since by then a little more is left. */
+const SHORTEST_MS = 0.5;
 const ONCE: Looks = { firstMs: 0, pauseMs: 0, looks: 1 };
 /** For as long as an answer to what was just sent may be expected. */
-const EAGER: Looks = { firstMs: 0, pauseMs: 1, looks: 20 };
+const EAGER: Looks = { firstMs: 0, pauseMs: SHORTEST_MS, looks: 20 };
 /** On a busy bus. */
 const PATIENT: Looks = { firstMs: PATIENCE_MS, pauseMs: PATIENCE_MS, looks: 5 };
 /** For a while after the last message. */
 const QUICK: Looks = { firstMs: 5, pauseMs: 5, looks: 10 };
+/** When nothing has come for long: whoever comes first waits for no longer than a pause. */
+const IDLE: Looks = { firstMs: 0, pauseMs: 50, looks: 11 };
 const STAY_EAGER_MS = 20;
 const STAY_QUICK_MS = 1_000;
 const TURN_PAUSE_MS = 1;
@@ -58,6 +62,8 @@ export class BusPoller {
   #serverLooks = false;
   /** Whether such a second query is under way. */
   #besides = false;
+  /** Set while the server looks now and then only: ends the wait for it, since there is traffic again. */
+  #endIdle: (() => void) | null = null;
   #lastTraffic = Number.NEGATIVE_INFINITY;
   readonly #patience = new Patience();
   #idleMs = IDLE_POLL_MIN_MS;
@@ -120,17 +126,38 @@ export class BusPoller {
     // When not all fit, none may keep the others waiting.
     const looks = all ? this.#howToLook() : ONCE;
     this.#serverLooks = looks !== ONCE;
-    const found = await this.#read(lanes, looks).finally(() => (this.#serverLooks = false));
+    const reading = this.#read(lanes, looks);
+    const found = await (looks === IDLE ? this.#orTraffic(reading) : reading).finally(() => {
+      this.#serverLooks = false;
+    });
+    const now = this.#note(found);
+    // The server has waited already; in turns it was not to.
+    if (all) return 0;
+    if (now - this.#lastTraffic < STAY_QUICK_MS) return found > 0 ? 0 : TURN_PAUSE_MS;
+    this.#idleMs = Math.min(this.#idleMs * 2, IDLE_POLL_MAX_MS);
+    return this.#idleMs;
+  }
+
+  /** What it brings, or 0 at once when there is traffic again: then it ends by itself, at the latest with its last look. */
+  #orTraffic(reading: Promise<number>): Promise<number> {
+    return new Promise((resolve, reject) => {
+      const end = (): void => resolve(0);
+      this.#endIdle = end;
+      void reading.then(resolve, reject).finally(() => {
+        if (this.#endIdle === end) this.#endIdle = null;
+      });
+    });
+  }
+
+  /** @returns now, in ms */
+  #note(found: number): number {
     const now = performance.now();
-    this.#patience.found(found);
+    this.#patience.found(found, now);
     if (found > 0) {
       this.#lastTraffic = now;
       this.#idleMs = IDLE_POLL_MIN_MS;
     }
-    // The server has waited already, if it was to; in turns it was not.
-    if (now - this.#lastTraffic < STAY_QUICK_MS) return all || found > 0 ? 0 : TURN_PAUSE_MS;
-    this.#idleMs = Math.min(this.#idleMs * 2, IDLE_POLL_MAX_MS);
-    return this.#idleMs;
+    return now;
   }
 
   /** Those with room, in turn when there are many. */
@@ -143,10 +170,11 @@ export class BusPoller {
   }
 
   #howToLook(): Looks {
-    const quiet_ms = performance.now() - this.#lastTraffic;
-    if (quiet_ms >= STAY_QUICK_MS) return ONCE;
+    const now = performance.now();
+    const quiet_ms = now - this.#lastTraffic;
+    if (quiet_ms >= STAY_QUICK_MS) return IDLE;
     if (quiet_ms >= STAY_EAGER_MS) return QUICK;
-    return this.#patience.pays ? PATIENT : EAGER;
+    return this.#patience.pays(now) ? PATIENT : EAGER;
   }
 
   /** One more look, while the one of the loop waits in the server; what fails is said by the loop. */
@@ -154,8 +182,11 @@ export class BusPoller {
     if (this.#besides) return;
     this.#besides = true;
     const { lanes } = this.#nextLanes();
-    if (lanes.length > 0) await this.#read(lanes, ONCE).catch(() => 0);
+    const found = lanes.length > 0 ? await this.#read(lanes, ONCE).catch(() => 0) : 0;
     this.#besides = false;
+    if (found === 0) return;
+    this.#note(found);
+    this.#endIdle?.();
   }
 
   /** @returns messages found */
