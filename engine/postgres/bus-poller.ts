@@ -1,7 +1,7 @@
 /**
  * Reads new messages for all lanes of this process: one query at a time, whatever their number.
  *
- * Guards that an idle process is nearly silent (two questions a second) and a busy one quick. The server does the
+ * Guards that an idle process is nearly silent (three questions in two seconds) and a busy one quick. The server does the
  * looking (`sagax.bus_read`): each millisecond while messages are few, since somebody waits for each of them; with a
  * little patience when there are many, which makes batches; now and then when nothing has come for long. What this
  * process publishes to itself is looked for at once. A database that is away is asked again and again, slowly.
@@ -28,7 +28,7 @@ const PATIENT: Looks = { firstMs: PATIENCE_MS, pauseMs: PATIENCE_MS, looks: 5 };
 /** For a while after the last message. */
 const QUICK: Looks = { firstMs: 5, pauseMs: 5, looks: 10 };
 /** When nothing has come for long: whoever comes first waits for no longer than a pause. */
-const IDLE: Looks = { firstMs: 0, pauseMs: 50, looks: 11 };
+const IDLE: Looks = { firstMs: 0, pauseMs: 50, looks: 14 };
 const STAY_EAGER_MS = 20;
 const STAY_QUICK_MS = 1_000;
 const TURN_PAUSE_MS = 1;

@@ -21,6 +21,8 @@ const MAX_ROWS = 10_000;
  */
 const ID_AHEAD_MS = 60_000;
 const ID_BEHIND_MS = 31 * 24 * 3_600_000;
+/** Nearly all starts wait for no longer than this; those that did are looked for apart. */
+const ID_NEAR_MS = 600_000;
 
 const SUMMARY_COLUMNS = `saga_id, namespace, definition, definition_version, status, state, business_key, attributes,
   stream_version, started_at_ms, updated_at_ms, ended_at_ms, pivot_passed, failure_code, failure_message, output`;
@@ -89,18 +91,41 @@ export function listQuery(query: SagaQuery): pg.QueryConfig {
   const put = (value: unknown): string => `$${values.push(value)}`;
   const conditions = [`namespace = ${put(query.namespace)}`, ...filters(query, put)];
   const limit = `${put(Math.max(0, Math.min(query.limit, MAX_ROWS)))}::int`;
-  const walk = (more: readonly string[]): string =>
+  const walk = (more: readonly string[], order = 'saga_id'): string =>
     `SELECT ${SUMMARY_COLUMNS} FROM sagax.sagas WHERE ${[...conditions, ...more].join(' AND ')}
-     ORDER BY saga_id DESC LIMIT ${limit}`;
+     ORDER BY ${order} DESC LIMIT ${limit}`;
   const statuses = query.status === undefined ? null : [...new Set(query.status)];
-  if (statuses === null) return { text: walk([]), values };
-  if (statuses.length === 0) return { text: walk(['false']), values };
-  const walks = statuses.map((status) => `(${walk([`status = ${put(status)}`])})`);
-  const text =
-    walks.length === 1
-      ? walks.join('')
-      : `SELECT * FROM (${walks.join(' UNION ALL ')}) AS walks ORDER BY saga_id DESC LIMIT ${limit}`;
-  return { text, values };
+  const groups = statuses?.map((status) => [`status = ${put(status)}`]) ?? [[]];
+  if (groups.length === 0) return { text: walk(['false']), values };
+  const { startedFrom } = query;
+  if (startedFrom === undefined)
+    return {
+      text: merged(
+        groups.map((group) => walk(group)),
+        limit,
+      ),
+      values,
+    };
+  // The bounds on the id say nothing new, but let the index walk and the partitions begin and end with them. Ids that
+  // are much older than their start are few, in many partitions, and behind all others in the order: they are looked
+  // for only when the others don't fill the list, and by their time, whose index gives no order.
+  const near = `${put(idAt(startedFrom - ID_NEAR_MS))}::bigint`;
+  const far = `${put(idAt(startedFrom - ID_BEHIND_MS))}::bigint`;
+  const nearly = groups.map(
+    (group, index) => `near${index} AS MATERIALIZED (${walk([...group, `saga_id >= ${near}`])})`,
+  );
+  const both = groups.flatMap((group, index) => {
+    const isShort = `(SELECT count(*) FROM near${index}) < ${limit}`;
+    const late = [...group, `saga_id < ${near}`, `saga_id >= ${far}`, isShort];
+    return [`SELECT * FROM near${index}`, walk(late, '(saga_id + 0)')];
+  });
+  return { text: `WITH ${nearly.join(', ')} ${merged(both, limit)}`, values };
+}
+
+function merged(walks: readonly string[], limit: string): string {
+  if (walks.length === 1) return walks.join('');
+  const all = walks.map((walk) => `(${walk})`).join(' UNION ALL ');
+  return `SELECT * FROM (${all}) AS walks ORDER BY saga_id DESC LIMIT ${limit}`;
 }
 
 function filters(query: SagaQuery, put: (value: unknown) => string): string[] {
@@ -118,14 +143,12 @@ function filters(query: SagaQuery, put: (value: unknown) => string): string[] {
     const id = toId(query.beforeSagaId);
     conditions.push(id === null ? 'false' : `saga_id < ${put(id)}::bigint`);
   }
-  // The bounds on the id say nothing new, but let the index walk and the partitions begin and end with them.
   if (query.startedBefore !== undefined) {
     conditions.push(`started_at_ms < ${put(Math.ceil(query.startedBefore))}::bigint`);
     conditions.push(`saga_id < ${put(idAt(query.startedBefore + ID_AHEAD_MS))}::bigint`);
   }
   if (query.startedFrom !== undefined) {
     conditions.push(`started_at_ms >= ${put(Math.ceil(query.startedFrom))}::bigint`);
-    conditions.push(`saga_id >= ${put(idAt(query.startedFrom - ID_BEHIND_MS))}::bigint`);
   }
   return conditions;
 }

@@ -18,6 +18,8 @@ afterAll(async () => {
   await db.drop();
 });
 
+const DAY_MS = 24 * 3_600_000;
+
 const list = async (query: Partial<SagaQuery>): Promise<string[]> =>
   (await ports.reader.list({ namespace: 'default', limit: 100, ...query })).map(
     ({ sagaId: id }) => id,
@@ -96,6 +98,26 @@ describe('lists', () => {
         startedBefore: T0 + 1e9,
       }),
     ).toEqual([at(3)]);
+  });
+
+  test('a start that waited for weeks is found by its time, in the order of ids', async () => {
+    const w = new Writer(await taken(ports.shardLeases.acquire(0, 'me', 60_000)));
+    const startedAt = T0 + 40 * DAY_MS;
+    const ago = (ms: number): string => composeSnowflake(startedAt - ms, 1, 0);
+    const [weeks, hour, soon, beyond] = [30 * DAY_MS, 3_600_000, 5, 33 * DAY_MS].map(ago);
+    const ids = [weeks, hour, soon, beyond].map(String);
+    await ports.eventLog.append(
+      w.batch({ summaries: ids.map((id) => ({ ...summary(id), namespace: 'late', startedAt })) }),
+    );
+    const at = { namespace: 'late', startedFrom: startedAt, startedBefore: startedAt + 1 };
+    // What has waited longer than any bus keeps a message is left out.
+    expect(await list(at)).toEqual([soon, hour, weeks]);
+    expect(await list({ ...at, limit: 2 })).toEqual([soon, hour]);
+    expect(await list({ ...at, status: ['stuck', 'running'], beforeSagaId: String(soon) })).toEqual(
+      [hour, weeks],
+    );
+    expect(await list({ ...at, status: [] })).toEqual([]);
+    expect(await list({ ...at, startedFrom: startedAt + 1 })).toEqual([]);
   });
 
   test('get and getMany: within the namespace, whatever the id', async () => {
