@@ -11,6 +11,7 @@ import { CommandFailure } from './failures.ts';
 import type { Handler, Log } from './handlers.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Pace } from './pace.ts';
+import type { Trust } from './trust.ts';
 import type {
   Answer,
   Barrier,
@@ -29,6 +30,7 @@ export interface ExecuteDeps<Tx> {
   readonly log: Log;
   readonly metrics: WorkerMetrics;
   readonly pace: Pace;
+  readonly trust: Trust;
   /** What runs at once: commands by themselves, and batches. */
   readonly slots: Slots;
   /** Longest time that a transactional handler may hold its transaction, in ms. */

@@ -257,12 +257,16 @@ class Run<Tx> {
     const deps = this.#deps;
     const target = { ...one.item.target, original };
     this.#handler = target.entry.command;
-    const part = batch.part();
+    const { command } = target.entry;
+    const part = batch.part(!deps.trust.has(command));
     try {
       const input = inputFor(deps, target);
       const answer = await runHandler(deps, target, one.item.run, input, part.tx, this.#scope);
-      const ended = await this.#scope.guard(part.end(answer.state === 'done' ? 'keep' : 'undo'));
+      const isKept = answer.state === 'done';
+      if (!isKept) deps.trust.failed(command);
+      const ended = await this.#scope.guard(part.end(isKept ? 'keep' : 'undo'));
       this.#handler = null;
+      if (isKept && ended.sound) deps.trust.succeeded(command);
       // A success on top of a failed statement: by itself it will be told so.
       if (!ended.sound && answer.state === 'done') this.#withdraw(one, { outcome: 'alone' });
       else this.#answer(one, answer);
@@ -271,6 +275,7 @@ class Run<Tx> {
       return ended.last;
     } catch (error) {
       if (this.#scope.signal.aborted || deps.store.isTransient(error)) throw error;
+      deps.trust.failed(command);
       const ended = await this.#scope.guard(part.end('undo'));
       this.#handler = null;
       // What the database refused may be owed to the company it was in.

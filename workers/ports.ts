@@ -83,7 +83,7 @@ export interface Part<Tx> {
    * Ends it, and with `undo` takes back all that was done through `tx`. `sound`: no statement of it had failed;
    * one that is not is taken back in any case. `last`: it has left settings of the transaction behind that a
    * handler after it would meet, so that none may come after it.
-   * @throws when the transaction is no longer usable
+   * @throws when the transaction is no longer usable: also when something is to be taken back that has no way back
    */
   end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }>;
 }
@@ -96,8 +96,11 @@ export interface Batch<Tx> {
    */
   insert(rows: readonly Insert[]): Promise<ReadonlySet<string>>;
   read(commandIds: readonly string[]): Promise<ReadonlyMap<string, BarrierRow>>;
-  /** Begins the share of the next handler; the one before must have ended. */
-  part(): Part<Tx>;
+  /**
+   * Begins the share of the next handler; the one before must have ended.
+   * @param wayBack whether it can be taken back by itself, which costs a savepoint
+   */
+  part(wayBack: boolean): Part<Tx>;
   /**
    * The last step: takes away the rows of `withdrawn`, which this transaction has inserted, as if they had never
    * been there, and stores the answers. @throws when one of those rows isn't there
@@ -138,6 +141,16 @@ export interface ParticipantStore<Tx> {
   park(letter: DeadLetter): Promise<void>;
   /** Whether the same transaction may work at once: serialization failure, deadlock, lost connection. */
   isTransient(error: unknown): boolean;
+}
+
+/** A handler's work in a shared transaction is to be taken back, and was begun without a savepoint. */
+export class NoWayBack extends Error {
+  constructor() {
+    super(
+      'The work of one handler must be taken back, and with it the transaction that it shares.',
+    );
+    this.name = 'NoWayBack';
+  }
 }
 
 /** The handler did not end although its signal was aborted; its transaction is to be torn down. */

@@ -24,6 +24,7 @@ import { Lanes, type Task } from './lanes.ts';
 import { deadLetterOf, decode, encodeReply, type Decoded, type ReplyRoute } from './messages.ts';
 import { guarded, NO_METRICS, type WorkerMetrics } from './metrics.ts';
 import { Pace } from './pace.ts';
+import { Trust } from './trust.ts';
 import type { ParticipantStore } from './ports.ts';
 import { ReplyPublisher } from './replies.ts';
 import { ABORT_GRACE_MS } from './run.ts';
@@ -130,6 +131,7 @@ class CommandWorker<Tx> implements Worker {
       log,
       metrics: this.#metrics,
       pace: new Pace(clock),
+      trust: new Trust(),
       slots: new Slots(concurrency),
       transactionTimeoutMs: options.transactionTimeoutMs ?? 60_000,
       assertSendable: (reply, command) => void this.#encode(reply, command),

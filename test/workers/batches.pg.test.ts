@@ -4,7 +4,7 @@ import { transactional, type Handler, type TransactionalContext } from '../../wo
 import type { PgTx } from '../../workers/index.ts';
 import { batchSuite } from './support/batch-suite.ts';
 import { commandFor, reserve } from './support/contracts.ts';
-import { executions } from './support/executions.ts';
+import { executions, trusting } from './support/executions.ts';
 import { postgresRig, type PgRig } from './support/postgres-rig.ts';
 
 for (const pipeline of [false, true]) {
@@ -73,6 +73,26 @@ function inOne(pipeline: boolean): void {
     expect(replies[1]).toMatchObject({ failure: { code: 'HANDLER_FAILED' } });
     expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
     expect(await rig.row(commands[1]!.commandId)).toBe(null);
+  });
+
+  test('one that has long needed no way back costs no subtransaction', async () => {
+    const own: boolean[] = [];
+    const handler: Handler<PgTx> = transactional<typeof reserve, PgTx>(reserve, async (context) => {
+      await rig.add(context.tx, context.sagaId, 1);
+      const { rows } = await context.tx.query<{ own: boolean }>(
+        `SELECT xmin::text = pg_current_xact_id()::xid::text AS own FROM counters WHERE key = $1`,
+        [context.sagaId],
+      );
+      own.push(rows[0]?.own === true);
+      return { reservation: context.commandId };
+    });
+    for (const trust of [undefined, trusting(reserve)]) {
+      const options = trust === undefined ? {} : { trust };
+      const world = executions(rig, rig.connect(), [handler], 'in batches', options);
+      await Promise.all(['a', 'b'].map((item) => world.run(commandOf(item))));
+      expect(world.batches).toBe(1);
+    }
+    expect(own).toEqual([false, false, true, true]);
   });
 
   test('a handler can neither end the transaction nor use it when it has returned', async () => {

@@ -4,7 +4,14 @@
  * Guards the same as on Postgres: rows are locked in order of their ids before the first handler runs, and
  * a part that has ended can't be used any more.
  */
-import type { Answer, BarrierRow, Batch, Insert, Part } from '../ports.ts';
+import {
+  NoWayBack,
+  type Answer,
+  type BarrierRow,
+  type Batch,
+  type Insert,
+  type Part,
+} from '../ports.ts';
 import type { MemoryTransaction, MemoryTx } from './transaction.ts';
 
 export class MemoryBatch implements Batch<MemoryTx> {
@@ -31,8 +38,8 @@ export class MemoryBatch implements Batch<MemoryTx> {
     return rows;
   }
 
-  part(): Part<MemoryTx> {
-    return new MemoryPart(this.#transaction);
+  part(wayBack: boolean): Part<MemoryTx> {
+    return new MemoryPart(this.#transaction, wayBack);
   }
 
   async finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void> {
@@ -46,10 +53,12 @@ class MemoryPart implements Part<MemoryTx> {
   readonly #transaction: MemoryTransaction;
   /** Set at the first use of `tx`: before it there is nothing to go back from. */
   #saved: Promise<void> | null = null;
+  readonly #wayBack: boolean;
   #open = true;
 
-  constructor(transaction: MemoryTransaction) {
+  constructor(transaction: MemoryTransaction, wayBack: boolean) {
     this.#transaction = transaction;
+    this.#wayBack = wayBack;
     const { tx } = transaction;
     this.tx = {
       get: (key) => this.#use(() => tx.get(key)),
@@ -62,12 +71,14 @@ class MemoryPart implements Part<MemoryTx> {
   async end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }> {
     this.#open = false;
     await this.#saved;
-    if (what === 'undo' && this.#saved !== null) await this.#transaction.rollbackToSavepoint();
+    if (what === 'keep' || this.#saved === null) return { sound: true, last: false };
+    if (!this.#wayBack) throw new NoWayBack();
+    await this.#transaction.rollbackToSavepoint();
     return { sound: true, last: false };
   }
 
   async #use<T>(run: () => Promise<T>): Promise<T> {
-    this.#saved ??= this.#transaction.savepoint();
+    this.#saved ??= this.#wayBack ? this.#transaction.savepoint() : Promise.resolve();
     await this.#saved;
     if (!this.#open) {
       throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');

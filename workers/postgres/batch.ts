@@ -7,7 +7,14 @@
  */
 import type pg from 'pg';
 import { SagaxError } from '../../engine/core/errors.ts';
-import type { Answer, BarrierRow, Batch, Insert, Part } from '../ports.ts';
+import {
+  NoWayBack,
+  type Answer,
+  type BarrierRow,
+  type Batch,
+  type Insert,
+  type Part,
+} from '../ports.ts';
 import type { TableNames } from './names.ts';
 import {
   assertAllowed,
@@ -93,8 +100,8 @@ export class PostgresBatch implements Batch<PgTx> {
     return new Map(rows.map((raw) => [raw.command_id, rowOf(raw)]));
   }
 
-  part(): Part<PgTx> {
-    return new PostgresPart(this.#client, this.#savepoint);
+  part(wayBack: boolean): Part<PgTx> {
+    return new PostgresPart(this.#client, wayBack ? this.#savepoint : null);
   }
 
   /** Sends COMMIT along: statements whose rows are missing fail by themselves, and with them the commit. */
@@ -178,15 +185,17 @@ class Savepoint {
 class PostgresPart implements Part<PgTx> {
   readonly tx: PgTx;
   readonly #client: pg.ClientBase;
-  readonly #savepoint: Savepoint;
+  readonly #savepoint: Savepoint | null;
   /** Sent with the handler's first statement: one that needs no database costs no savepoint. */
   #saved: Promise<unknown> | null = null;
+  #used = false;
   /** Statements whose end was not seen yet. */
   #underWay = 0;
   #last = false;
   #open = true;
 
-  constructor(client: pg.ClientBase, savepoint: Savepoint) {
+  /** @param savepoint null for a part that can't be taken back by itself */
+  constructor(client: pg.ClientBase, savepoint: Savepoint | null) {
     this.#client = client;
     this.#savepoint = savepoint;
     const query = (...args: unknown[]): unknown => this.#query(args);
@@ -195,12 +204,13 @@ class PostgresPart implements Part<PgTx> {
 
   async end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }> {
     this.#open = false;
-    if (this.#saved === null) return { sound: true, last: false };
+    if (!this.#used) return { sound: true, last: false };
     await this.#saved;
     const status = await this.#status();
     if (status !== 'T' && status !== 'E') throw new Error('The transaction is no longer open.');
     const sound = status === 'T';
     if (what === 'keep' && sound) return { sound, last: this.#last };
+    if (this.#savepoint === null) throw new NoWayBack();
     await this.#client.query(`ROLLBACK TO SAVEPOINT ${SAVEPOINT}`);
     return { sound, last: false };
   }
@@ -211,6 +221,7 @@ class PostgresPart implements Part<PgTx> {
     }
     const text = textOfStatement(args[0]);
     assertAllowed(text);
+    this.#used = true;
     if (text === undefined || LEAVES_TRACES.test(text)) this.#last = true;
     const run = this.#client.query as (...all: unknown[]) => unknown;
     const result = inOnePacket(this.#client, () => {
@@ -222,7 +233,7 @@ class PostgresPart implements Part<PgTx> {
   }
 
   #save(): void {
-    if (this.#saved !== null) return;
+    if (this.#saved !== null || this.#savepoint === null) return;
     // Sent, not awaited: the connection does its statements in the order in which they were given.
     this.#saved = this.#client.query(this.#savepoint.next());
     this.#saved.catch(() => undefined);

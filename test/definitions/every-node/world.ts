@@ -59,6 +59,8 @@ export class World {
   readonly #held = new Map<string, SentCommand>();
   /** Answers held back, by command id. */
   readonly #answers = new Map<string, ReplyBody>();
+  /** Commands whose first answer is out. */
+  readonly #answered = new Set<string>();
   readonly #runs = new Map<string, number>();
   readonly #sent: CommandBody[] = [];
   #taken = 0;
@@ -142,7 +144,10 @@ export class World {
     if (fails && trouble !== 'throws behind' && trouble !== 'broken behind') {
       throw new Error(`${node} is out of order`);
     }
-    if (trouble === 'rejected' && run === 1) return this.#reject(contract, apply, reject);
+    // Until it has been heard: a handler may run again when the transaction that it shared was rolled back.
+    if (trouble === 'rejected' && !this.#answered.has(commandId)) {
+      return this.#reject(contract, apply, reject);
+    }
     await apply();
     if (fails) throw new Error(`${node} broke behind its work`);
     return sampleOf(contract.output, commandId);
@@ -198,6 +203,7 @@ export class World {
       return;
     }
     const answer = await one(command);
+    this.#answered.add(command.commandId);
     if (trouble === 'twice' || trouble === 'rejected') {
       const again = await other(command);
       this.#assertSame([answer, again]);

@@ -4,7 +4,8 @@ import type { CommandBody, ReplyBody } from '../../../engine/core/wire.ts';
 import { transactional, type Handler } from '../../../workers/handlers.ts';
 import type { ParticipantStore } from '../../../workers/ports.ts';
 import { commandFor, release, reserve } from './contracts.ts';
-import { executions, type Executions } from './executions.ts';
+import { executions, trusting, type Executions } from './executions.ts';
+import { Trust } from '../../../workers/trust.ts';
 import type { StoreRig } from './stores.ts';
 
 export function batchSuite<Tx>(
@@ -47,7 +48,11 @@ export function batchSuite<Tx>(
     Promise.all(commands.map((command) => world.run(command)));
 
   describe(`${name}: many commands in one transaction`, () => {
-    test('each command has its own reply and row', async () => {
+    test.each([
+      ['with a way back for each', new Trust()],
+      // What must be taken back costs the batch, and each of its commands runs by itself.
+      ['without', trusting(reserve, release)],
+    ])('each command has its own reply and row, %s', async (_, trust) => {
       const alone = executions(rig, store, handlers({}), 'one by one');
       const [done, undone, rejected, late] = ['good', 'good', 'reject', 'good'].map((item) =>
         doing(item),
@@ -56,7 +61,7 @@ export function batchSuite<Tx>(
         commandFor(release, { sagaId: step.sagaId, op: 'compensate' });
       for (const command of [done, undone, rejected, undo(late)]) await alone.run(command);
 
-      const world = executions(rig, store, handlers({}), 'in batches');
+      const world = executions(rig, store, handlers({}), 'in batches', { trust });
       const cases: [CommandBody, object, string | null, number][] = [
         [doing('good'), { outcome: 'succeeded' }, 'done', 1],
         [doing('throw'), { outcome: 'failed', failure: { code: 'HANDLER_FAILED' } }, null, 0],

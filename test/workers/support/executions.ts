@@ -6,10 +6,18 @@ import { execute } from '../../../workers/execute.ts';
 import type { Handler } from '../../../workers/handlers.ts';
 import { NO_METRICS } from '../../../workers/metrics.ts';
 import { Pace } from '../../../workers/pace.ts';
+import { Trust } from '../../../workers/trust.ts';
 import type { ParticipantStore } from '../../../workers/ports.ts';
 import { Slots } from '../../../workers/slots.ts';
 import { keptLog } from './logs.ts';
 import type { StoreRig } from './stores.ts';
+
+/** Trust that these commands have earned. */
+export function trusting(...contracts: readonly { name: string }[]): Trust {
+  const trust = new Trust();
+  for (const { name } of contracts) while (!trust.has(name)) trust.succeeded(name);
+  return trust;
+}
 
 export interface Executions {
   /** @returns the reply. @throws when there is none */
@@ -36,6 +44,7 @@ export function executions<Tx>(
   const deps: ExecuteDeps<Tx> = {
     service: 'shop',
     pace,
+    trust: new Trust(),
     slots: new Slots(1),
     handlers: new Map(handlers.map((handler) => [handler.contract.name, handler])),
     store,
