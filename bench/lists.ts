@@ -45,6 +45,8 @@ export async function timeLists(
   const reader = postgresReader(new Database(pool));
   const all: number[] = [];
   let worst = { p99_ms: 0, slowest: '' };
+  // What a new connection reads of the catalogue with its first query is no list's.
+  for (const query of Object.values(listQueries(sagaIds, 0.5))) await reader.list(query);
   for (const name of Object.keys(listQueries(sagaIds, 0))) {
     const samples: number[] = [];
     for (let n = 0; n < REPEATS; n++) {
