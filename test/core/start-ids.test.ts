@@ -36,18 +36,19 @@ describe('StartIds', () => {
     expect(mean).toBeGreaterThan(0.9);
   });
 
+  const SHARE = 160;
   test.each([1, 3, 16, 100])('all of %i shards get their share, at any pace', (shards) => {
     for (const pause_ms of [0, 7, 1000]) {
       const { ids, time, shardOf } = world(shards);
       const counts = Array.from({ length: shards }, () => 0);
-      const count = shards * 640;
+      const count = shards * SHARE;
       for (let n = 0; n < count; n++) {
         time.ms += pause_ms;
         const shard = shardOf(ids.next());
         counts[shard] = (counts[shard] ?? 0) + 1;
       }
-      expect(Math.min(...counts)).toBeGreaterThan(640 / 3);
-      expect(Math.max(...counts)).toBeLessThan(640 * 2);
+      expect(Math.min(...counts)).toBeGreaterThan(SHARE / 3);
+      expect(Math.max(...counts)).toBeLessThan(SHARE * 2);
     }
   });
 

@@ -191,21 +191,21 @@ it('starts one consumer at a time while none can start', async () => {
   expect(made.filter((one) => one.isMember).length).toBe(1);
 });
 
-it('fetches on at once while messages come one by one, and waits for company once they come together', async () => {
+it('fetches on at once while messages are few, and waits for company where there are many', async () => {
   nth(0).connecting.resolve();
   nth(0).joining.resolve();
   await settle();
-  const pauseAfter = async (messages: number): Promise<number> => {
+  const pauseAfter = async (messages: number, every_ms: number): Promise<number> => {
     const from = performance.now();
     const over = nth(0)
       .fetch(messages)
       .then(() => performance.now() - from);
-    await vi.advanceTimersByTimeAsync(100);
+    await vi.advanceTimersByTimeAsync(every_ms);
     return over;
   };
-  for (let n = 0; n < 30; n++) expect(await pauseAfter(1)).toBe(0);
-  for (let n = 0; n < 10; n++) await pauseAfter(4);
-  expect(await pauseAfter(4)).toBeGreaterThan(1);
-  for (let n = 0; n < 30; n++) await pauseAfter(1);
-  expect(await pauseAfter(1)).toBe(0);
+  for (let n = 0; n < 30; n++) expect(await pauseAfter(1, 10)).toBe(0);
+  for (let n = 0; n < 30; n++) await pauseAfter(8, 10);
+  expect(await pauseAfter(8, 10)).toBeGreaterThan(1);
+  for (let n = 0; n < 30; n++) await pauseAfter(1, 10);
+  expect(await pauseAfter(1, 10)).toBe(0);
 });
