@@ -256,8 +256,8 @@ class Run<Tx> {
   async #runPart(batch: Batch<Tx>, one: Waiting<Tx>, original: Original | null): Promise<boolean> {
     const deps = this.#deps;
     const target = { ...one.item.target, original };
-    this.#handler = target.entry.command;
     const { command } = target.entry;
+    this.#handler = command;
     const part = batch.part(!deps.trust.has(command));
     try {
       const input = inputFor(deps, target);
@@ -268,10 +268,10 @@ class Run<Tx> {
       this.#handler = null;
       if (isKept && ended.sound) deps.trust.succeeded(command);
       // A success on top of a failed statement: by itself it will be told so.
-      if (!ended.sound && answer.state === 'done') this.#withdraw(one, { outcome: 'alone' });
+      if (!ended.sound && isKept) this.#withdraw(one, { outcome: 'alone' });
       else this.#answer(one, answer);
       // It would be the last one of each batch.
-      if (ended.last) deps.pace.heldUp(target.entry.command);
+      if (ended.last) deps.pace.heldUp(command);
       return ended.last;
     } catch (error) {
       if (this.#scope.signal.aborted || deps.store.isTransient(error)) throw error;

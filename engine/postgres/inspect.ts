@@ -98,14 +98,10 @@ export function listQuery(query: SagaQuery): pg.QueryConfig {
   const groups = statuses?.map((status) => [`status = ${put(status)}`]) ?? [[]];
   if (groups.length === 0) return { text: walk(['false']), values };
   const { startedFrom } = query;
-  if (startedFrom === undefined)
-    return {
-      text: merged(
-        groups.map((group) => walk(group)),
-        limit,
-      ),
-      values,
-    };
+  if (startedFrom === undefined) {
+    const walks = groups.map((group) => walk(group));
+    return { text: merged(walks, limit), values };
+  }
   // The bounds on the id say nothing new, but let the index walk and the partitions begin and end with them. Ids that
   // are much older than their start are few, in many partitions, and behind all others in the order: they are looked
   // for only when the others don't fill the list, and by their time, whose index gives no order.

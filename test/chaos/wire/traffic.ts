@@ -6,6 +6,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
+import { TERMINAL_STATUSES } from '../../../engine/core/events.ts';
 import { Requests, type Answer } from './requests.ts';
 
 type End = 'completed' | 'compensated';
@@ -62,7 +63,7 @@ const DEAR = { amountCents: 200_000 };
 const HOUR_MS = 3_600_000;
 const STATE_POLL_MS = 50;
 /** Where nothing more is to be waited for. */
-const ENDED: ReadonlySet<unknown> = new Set(['completed', 'compensated', 'stuck', 'terminated']);
+const ENDED: ReadonlySet<unknown> = new Set([...TERMINAL_STATUSES, 'stuck']);
 const BY = { by: 'chaos', reason: 'a run' };
 
 export const SHAPES: readonly Shape[] = [
