@@ -62,8 +62,12 @@ export class BusPoller {
   #serverLooks = false;
   /** Whether such a second query is under way. */
   #besides = false;
-  /** Set while the server looks now and then only: ends the wait for it, since there is traffic again. */
+  /** Set while the server looks now and then only: ends the wait for it, since there is traffic again or one lane more. */
   #endIdle: (() => void) | null = null;
+  /** The lanes that such a question is about. */
+  #idleLanes: readonly BusLane[] = [];
+  /** Such questions that are under way though nobody waits for them. */
+  #left = 0;
   #lastTraffic = Number.NEGATIVE_INFINITY;
   readonly #patience = new Patience();
   #idleMs = IDLE_POLL_MIN_MS;
@@ -82,7 +86,7 @@ export class BusPoller {
     this.#woken = true;
     this.#endSleep?.();
     if (this.#closed) return;
-    if (this.#serverLooks) void this.#lookBeside();
+    if (this.#serverLooks && !this.#askAnew()) void this.#lookBeside();
     this.#loop ??= this.#run();
   }
 
@@ -127,7 +131,7 @@ export class BusPoller {
     const looks = all ? this.#howToLook() : ONCE;
     this.#serverLooks = looks !== ONCE;
     const reading = this.#read(lanes, looks);
-    const found = await (looks === IDLE ? this.#orTraffic(reading) : reading).finally(() => {
+    const found = await (looks === IDLE ? this.#orTraffic(reading, lanes) : reading).finally(() => {
       this.#serverLooks = false;
     });
     const now = this.#note(found);
@@ -139,14 +143,35 @@ export class BusPoller {
   }
 
   /** What it brings, or 0 at once when there is traffic again: then it ends by itself, at the latest with its last look. */
-  #orTraffic(reading: Promise<number>): Promise<number> {
+  #orTraffic(reading: Promise<number>, lanes: readonly BusLane[]): Promise<number> {
+    this.#idleLanes = lanes;
     return new Promise((resolve, reject) => {
-      const end = (): void => resolve(0);
+      const end = (): void => {
+        this.#endIdle = null;
+        this.#left += 1;
+        resolve(0);
+      };
       this.#endIdle = end;
       void reading.then(resolve, reject).finally(() => {
         if (this.#endIdle === end) this.#endIdle = null;
+        else this.#left -= 1;
+        // One that opened when it could not be asked for.
+        this.#askAnew();
       });
     });
+  }
+
+  /**
+   * A lane that opens, or has room again, while the server looks now and then only is not in its question.
+   * @returns whether all are asked for anew, at once
+   */
+  #askAnew(): boolean {
+    // One question that nobody waits for is enough: each has a connection.
+    if (this.#endIdle === null || this.#left > 0) return false;
+    const asked = new Set(this.#idleLanes);
+    if (this.#lanes().every((lane) => lane.room === 0 || asked.has(lane))) return false;
+    this.#endIdle();
+    return true;
   }
 
   /** @returns now, in ms */

@@ -24,6 +24,9 @@ class CountingDatabase extends Database {
   readonly asked: string[] = [];
   /** How often the server looked for messages. */
   looks = 0;
+  /** Questions that the server is at, and the most that it has been at. */
+  underWay = 0;
+  mostUnderWay = 0;
   messages: Row[] = [];
   messagesOf: (ids: readonly number[]) => readonly Row[] = () => this.messages;
 
@@ -42,13 +45,18 @@ class CountingDatabase extends Database {
       number,
     ];
     this.asked.push('bus-read');
+    this.underWay += 1;
+    this.mostUnderWay = Math.max(this.mostUnderWay, this.underWay);
     if (first_ms > 0) await pgSleep(first_ms);
     for (let look = 1; ; look++) {
       this.looks++;
       const found = this.messagesOf(ids).filter(
         ({ lane, offset }) => BigInt(offset) >= BigInt(froms[Number(lane) - 1] ?? 0),
       );
-      if (found.length > 0 || look === looks) return found as object[] as R[];
+      if (found.length > 0 || look === looks) {
+        this.underWay -= 1;
+        return found as object[] as R[];
+      }
       await pgSleep(pause_ms);
     }
   }
@@ -215,6 +223,44 @@ it('has the server look every few ms for a second after traffic, then slows down
   database.messages.push(message(1));
   await vi.advanceTimersByTimeAsync(50);
   expect(lane.next).toBe(2n);
+  await close(poller);
+});
+
+it('looks after a lane that opens in the silence as after the others, with few questions at once', async () => {
+  const database = new CountingDatabase();
+  const lanes = Array.from({ length: 9 }, (_, id) =>
+    laneOf(
+      id,
+      () => Promise.resolve(),
+      () => poller.wake(),
+    ),
+  );
+  const poller = new BusPoller(
+    database,
+    () => lanes,
+    (error) => expect.unreachable(String(error)),
+  );
+  lanes[0]?.open(null);
+  await vi.advanceTimersByTimeAsync(5_000);
+  lanes[1]?.open(null);
+  // Behind the one look that its opening brings.
+  await vi.advanceTimersByTimeAsync(10);
+  database.messagesOf = (ids) =>
+    ids.includes(1) ? [{ ...message(0), lane: String(ids.indexOf(1) + 1) }] : [];
+  await vi.advanceTimersByTimeAsync(55);
+  expect(lanes[1]?.next).toBe(1n);
+  await vi.advanceTimersByTimeAsync(5_000);
+  database.mostUnderWay = 0;
+  for (const lane of lanes.slice(2)) {
+    lane.open(null);
+    await vi.advanceTimersByTimeAsync(20);
+  }
+  // What is asked, what nobody waits for any more, and a look beside.
+  expect(database.mostUnderWay).toBeLessThanOrEqual(3);
+  database.messagesOf = (ids) =>
+    ids.includes(8) ? [{ ...message(0), lane: String(ids.indexOf(8) + 1) }] : [];
+  await vi.advanceTimersByTimeAsync(800);
+  expect(lanes[8]?.next).toBe(1n);
   await close(poller);
 });
 
