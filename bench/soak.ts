@@ -1,11 +1,12 @@
 /**
  * Whether memory grows while a system works on: one load for minutes, looked at all the while.
  *
- * Guards that growth is told apart from warming up: the first part of the run is left out, and the first minute after
- * it is compared to the last one, each by its largest value, so that the collector's saw-tooth does not decide.
+ * Guards that growth is told apart from warming up and from the collector's saw-tooth: the first part of the run is left
+ * out; what is told is the largest value of each eighth of the rest, and the line that fits all looks best.
  */
 import type { Figures } from './durability.ts';
 import { SagaxStack, type BusChoice } from './sagax-stack.ts';
+import { spreadOf, trendOf } from './stats.ts';
 import { rssByProcess, type ByProcess } from './stack.ts';
 
 export interface SoakSizes {
@@ -15,8 +16,8 @@ export interface SoakSizes {
 }
 
 const LOOK_EVERY_MS = 1_000;
-/** Part of the window that is compared, at either end. */
-const EDGE = 1 / 8;
+/** Parts of the window whose largest values are told. */
+const PARTS = 8;
 
 export async function soak(bus: BusChoice, sizes: SoakSizes): Promise<Figures> {
   const { inFlight, soak_warmup_ms: warmup_ms, soak_window_ms: window_ms } = sizes;
@@ -43,14 +44,15 @@ export async function soak(bus: BusChoice, sizes: SoakSizes): Promise<Figures> {
 }
 
 function growthOf(role: string, looks: readonly ByProcess[]): Figures {
-  const edge = Math.max(1, Math.floor(looks.length * EDGE));
-  const largest = (part: readonly ByProcess[]): number =>
-    Math.max(...part.map((look) => look[role] ?? NaN));
-  const first = largest(looks.slice(0, edge));
-  const last = largest(looks.slice(-edge));
+  const sizes = looks.map((look) => look[role] ?? NaN);
+  const length = Math.max(1, Math.floor(sizes.length / PARTS));
+  const largest = Array.from({ length: PARTS }, (_, part) => [
+    `${role}_rss_part_${part + 1}_bytes`,
+    Math.max(...sizes.slice(part * length, (part + 1) * length)),
+  ]);
   return {
-    [`${role}_rss_first_bytes`]: first,
-    [`${role}_rss_last_bytes`]: last,
-    [`${role}_rss_growth_percent`]: ((last - first) * 100) / first,
+    ...(Object.fromEntries(largest) as Figures),
+    [`${role}_rss_median_bytes`]: spreadOf(sizes).median,
+    [`${role}_rss_trend_percent`]: (trendOf(sizes) * sizes.length * 100) / spreadOf(sizes).median,
   };
 }

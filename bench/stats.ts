@@ -35,3 +35,16 @@ export function spreadOf(values: readonly number[]): Spread {
   const median = sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? NaN) + upper) / 2;
   return { median, min: sorted[0] ?? NaN, max: sorted.at(-1) ?? NaN };
 }
+
+/** By how much the line that fits best (least squares) rises from one value to the next. */
+export function trendOf(values: readonly number[]): number {
+  const middle = (values.length - 1) / 2;
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  let rise = 0;
+  let run = 0;
+  values.forEach((value, index) => {
+    rise += (index - middle) * (value - mean);
+    run += (index - middle) ** 2;
+  });
+  return rise / run;
+}

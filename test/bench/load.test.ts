@@ -1,7 +1,7 @@
 /** The benchmark's own figures: a stall can't hide in them, and a wrong outcome is never counted. */
 import { describe, expect, test } from 'vitest';
 import { runLoad, type Target } from '../../bench/load.ts';
-import { latencyOf, spreadOf } from '../../bench/stats.ts';
+import { latencyOf, spreadOf, trendOf } from '../../bench/stats.ts';
 import type { End } from '../../bench/watcher.ts';
 
 function targetOf(run: (n: number) => Promise<End>): Target {
@@ -77,6 +77,12 @@ describe('figures', () => {
   test('percentiles are samples, not means of them', () => {
     const samples = Array.from({ length: 200 }, (_, n) => 200 - n);
     expect(latencyOf(samples)).toEqual({ count: 200, p50_ms: 100, p99_ms: 198, max_ms: 200 });
+  });
+
+  test('the trend of a saw-tooth is that of the line through it', () => {
+    const saw = Array.from({ length: 100 }, (_, n) => 50 + 3 * n + (n % 10));
+    expect(trendOf(saw)).toBeCloseTo(3, 1);
+    expect(trendOf(saw.map((_, n) => n % 10))).toBeLessThan(0.02);
   });
 
   test('a spread is the median with its ends', () => {
