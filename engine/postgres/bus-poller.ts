@@ -28,7 +28,7 @@ const PATIENT: Looks = { firstMs: PATIENCE_MS, pauseMs: PATIENCE_MS, looks: 5 };
 /** For a while after the last message. */
 const QUICK: Looks = { firstMs: 5, pauseMs: 5, looks: 10 };
 /** When nothing has come for long: whoever comes first waits for no longer than a pause. */
-const IDLE: Looks = { firstMs: 0, pauseMs: 50, looks: 14 };
+const IDLE: Looks = { firstMs: 0, pauseMs: 20, looks: 32 };
 const STAY_EAGER_MS = 20;
 const STAY_QUICK_MS = 1_000;
 const TURN_PAUSE_MS = 1;

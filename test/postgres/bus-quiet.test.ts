@@ -218,10 +218,10 @@ it('has the server look every few ms for a second after traffic, then slows down
   database.asked.length = 0;
   await vi.advanceTimersByTimeAsync(10_000);
   expect(database.asked.length).toBeLessThanOrEqual(21);
-  expect(database.looks).toBeLessThanOrEqual(220);
+  expect(database.looks).toBeLessThanOrEqual(500);
   // Whoever comes first after a long silence doesn't wait for half a second.
   database.messages.push(message(1));
-  await vi.advanceTimersByTimeAsync(50);
+  await vi.advanceTimersByTimeAsync(21);
   expect(lane.next).toBe(2n);
   await close(poller);
 });
@@ -247,7 +247,7 @@ it('looks after a lane that opens in the silence as after the others, with few q
   await vi.advanceTimersByTimeAsync(10);
   database.messagesOf = (ids) =>
     ids.includes(1) ? [{ ...message(0), lane: String(ids.indexOf(1) + 1) }] : [];
-  await vi.advanceTimersByTimeAsync(55);
+  await vi.advanceTimersByTimeAsync(25);
   expect(lanes[1]?.next).toBe(1n);
   await vi.advanceTimersByTimeAsync(5_000);
   database.mostUnderWay = 0;
