@@ -85,6 +85,7 @@ export async function connect(
   const options = {
     applicationName: owner.slice(0, 63),
     max: settings.SAGAX_DATABASE_CONNECTIONS,
+    bus: settings.KAFKA_BROKERS === undefined,
     onIdleError: (error: Error) => {
       if (closers.isClosing) return;
       telemetry.log.warn({ err: error }, 'an idle database connection died; it is replaced');

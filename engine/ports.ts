@@ -87,6 +87,17 @@ export interface ShardBatch {
   summaries: readonly SagaSummary[];
   snapshots: readonly SagaSnapshot[];
   deadLetters: readonly DeadLetter[];
+  /**
+   * What the events have to say on the bus, in order; set only when all before them is on the bus. A log that has
+   * the bus beside it puts them there with the same commit; others don't ask for them.
+   */
+  messages?: () => readonly BusMessage[];
+}
+
+/** What an append did beyond its batch. */
+export interface Appended {
+  /** Whether the batch's messages are on the bus, and `publishedSeq` behind its events: nothing is left to publish. */
+  published: boolean;
 }
 
 export interface EventLog {
@@ -97,7 +108,7 @@ export interface EventLog {
    * @throws CommitUnknownError the answer was lost: read the position again before going on.
    * @throws SagaxError DATABASE_UNAVAILABLE nothing was written.
    */
-  append(batch: ShardBatch): Promise<void>;
+  append(batch: ShardBatch): Promise<Appended>;
   /**
    * For each saga id that has a stream: its newest snapshot, if any, and the events behind it
    * (all events when there is no snapshot, or when `ignoreSnapshots`), by stream version.
@@ -236,6 +247,28 @@ export interface Subscription {
   close(): Promise<void>;
 }
 
+/** Where a database is, as its client is set up. */
+export interface DatabasePlace {
+  host: string;
+  port: number;
+  database: string;
+}
+
+/** A bus that lives in a database, for whoever commits there: messages go out with the commit of other work, or not at all. */
+export interface CommitShare {
+  /** SQL that gives one boolean, `allowed`: whether the connection's user may publish. It fails where no bus is. */
+  readonly allowed: string;
+  /**
+   * @returns the statement that publishes them, the last one of a READ COMMITTED transaction: it holds the partitions
+   * until the commit. Null when they must be published the usual way.
+   */
+  statement(
+    messages: readonly BusMessage[],
+  ): Promise<{ name: string; text: string; values: unknown[] } | null>;
+  /** Called when that transaction has committed. */
+  committed(messages: readonly BusMessage[]): void;
+}
+
 export interface Bus {
   readonly kind: 'kafka' | 'postgres' | 'memory';
   /** Creates what is missing. @throws SagaxError TOPOLOGY_MISMATCH when a topic has another partition count. */
@@ -248,6 +281,8 @@ export interface Bus {
    */
   publish(messages: readonly BusMessage[]): Promise<void>;
   subscribe(options: SubscribeOptions): Subscription;
+  /** For a bus that lives in a database. @returns null when `place` is another database */
+  within?(place: DatabasePlace): CommitShare | null;
   /** Offset behind the last message of each partition of a topic (for lag). */
   endOffsets(topic: string): Promise<Map<number, bigint>>;
   /** @throws SagaxError BUS_UNAVAILABLE */

@@ -96,6 +96,11 @@ export class MemoryBroker {
     for (const log of new Set(logs)) wake(log);
   }
 
+  /** @throws SagaxError TOPOLOGY_MISMATCH for a partition that is not there */
+  assertKnown(messages: readonly BusMessage[]): void {
+    for (const message of messages) this.#log(message);
+  }
+
   /** Appends one raw record, as a foreign producer could write it. */
   appendRaw(record: Omit<ReceivedMessage, 'offset'>): void {
     const log = this.#log(record);

@@ -5,18 +5,27 @@ import { CommitUnknownError, FencedError, SagaxError } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
 import { canonicalJson } from '../core/json.ts';
 import { OUTBOX_EVENTS, type EventLog, type SagaSnapshot, type ShardBatch } from '../ports.ts';
+import type { MemoryBroker } from './broker.ts';
 import { parseEvent, type MemoryDatabase, type ShardRow, type StoredEvent } from './database.ts';
 import type { Host } from './host.ts';
 
-export function memoryEventLog(db: MemoryDatabase, host: Host): EventLog {
+/** @param bus set when the bus is in the same database, so that what a batch has to say goes out with it */
+export function memoryEventLog(db: MemoryDatabase, host: Host, bus?: MemoryBroker): EventLog {
   return {
-    append: (batch) => {
+    append: (given) => {
+      const said = bus === undefined ? [] : structuredClone(given.messages?.() ?? []);
+      const batch = said.length === 0 ? given : { ...given, publishedSeq: lastSeq(given) };
       // Taken down now: what the caller changes after the call must not reach the log.
       const events = batch.events.map(toStored);
       const snapshots = batch.snapshots.map((snapshot) => canonicalJson(snapshot));
       return host.io({
         point: 'log.append',
-        work: () => appendBatch(db, batch, events, snapshots),
+        work: () => {
+          bus?.assertKnown(said);
+          appendBatch(db, batch, events, snapshots);
+          bus?.append(said);
+          return { published: said.length > 0 };
+        },
         unknown: () =>
           new CommitUnknownError(
             `The connection broke while a batch of shard ${batch.shard} was committed; read its position before going on.`,
@@ -44,6 +53,10 @@ export function memoryEventLog(db: MemoryDatabase, host: Host): EventLog {
             .slice(0, limit),
       }),
   };
+}
+
+function lastSeq({ events }: ShardBatch): number {
+  return events.at(-1)?.shardSeq ?? 0;
 }
 
 function toStored(logged: LoggedEvent): StoredEvent {

@@ -35,15 +35,15 @@ export function memoryPorts(
   db: MemoryDatabase,
   broker: MemoryBroker,
   host: Host,
-  busOptions?: MemoryBusOptions,
+  options?: MemoryBusOptions & { busInLog?: boolean },
 ): MemoryPorts {
   return {
     host,
     clock: host.clock,
-    eventLog: memoryEventLog(db, host),
+    eventLog: memoryEventLog(db, host, options?.busInLog === true ? broker : undefined),
     shardLeases: memoryShardLeases(db, host),
     nodeIds: memoryNodeIds(db, host),
-    bus: memoryBus(broker, host, busOptions),
+    bus: memoryBus(broker, host, options),
     reader: memoryReader(db, host),
     startKeys: memoryStartKeys(db, host),
     deadLetters: memoryDeadLetters(db, host),
@@ -55,6 +55,8 @@ export interface MemoryOptions {
   /** Default: the machine's own clock. */
   clock?: Clock;
   broker?: BrokerOptions;
+  /** Whether what a batch has to say goes out with its commit, as where the bus is in the log's database. Default false. */
+  busInLog?: boolean;
 }
 
 /** A lasting state of its own with one plain host on it; `another()` is a further process on the same state. */
@@ -69,7 +71,7 @@ export function openMemory(options: MemoryOptions = {}): MemoryPorts & {
   const broker = new MemoryBroker(options.broker);
   const open = (name: string): MemoryPorts & { host: PlainHost } => {
     const host = new PlainHost(clock, name);
-    return { ...memoryPorts(db, broker, host), host };
+    return { ...memoryPorts(db, broker, host, { busInLog: options.busInLog ?? false }), host };
   };
   return { ...open('host'), db, broker, another: (name = 'another') => open(name) };
 }

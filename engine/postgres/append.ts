@@ -11,11 +11,16 @@
  * waits for it, and then READ COMMITTED checks the condition again on the row's new version: the
  * epoch differs, `fence` lacks the shard, and so does everything that selects from it.
  *
+ * Where the bus is in the same database (`Where.bus`), the messages of a batch go out with it: they are there when its
+ * events are, and never without them (I10). Locks: shards and positions first, then partitions of the bus by their ids.
+ *
  * Every parameter stands in a sub-select, which hides its size from the planner: a plan for known sizes is
  * never cheaper then, so that the server keeps the one generic plan. Planning this statement takes longer than running it.
  */
-import type { SagaSummary, ShardBatch } from '../ports.ts';
+import type pg from 'pg';
 import { SagaxError } from '../core/errors.ts';
+import type { SagaSummary, ShardBatch } from '../ports.ts';
+import type { Said } from './bus-beside.ts';
 import { jsonLines, textList, toJsonb, toText, toTextOrNull } from './rows.ts';
 
 /** A batch that was not written; the statement gives no row for those that were. */
@@ -28,7 +33,7 @@ export interface Refusal {
   gap: string | null;
 }
 
-/** What follows FOR KEY SHARE is left open: `$locked`. */
+/** What follows FOR KEY SHARE is left open: `$locked`; and so is what is done on the bus: `$bus`. */
 const STATEMENT = `
 WITH fence AS MATERIALIZED (
   SELECT b.* FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), (SELECT $3::bigint[]), (SELECT $4::int[]),
@@ -94,47 +99,101 @@ WITH fence AS MATERIALIZED (
   FROM json_to_recordset((SELECT $30::json)) AS d (shard int, topic text, partition int, message_offset bigint, key text,
     headers jsonb, value text, code text, reason text, at_ms bigint)
   JOIN moved ON moved.shard = d.shard
-)
+)$bus
 SELECT b.shard, b.shard IN (SELECT shard FROM fence) AS held, p.next_seq, gap.saga_id AS gap
 FROM unnest((SELECT $1::int[])) AS b (shard)
 LEFT JOIN sagax.shard_positions p ON p.shard = b.shard LEFT JOIN gap ON gap.shard = b.shard
 WHERE b.shard NOT IN (SELECT shard FROM moved)`;
 
-/** Waits for a take-over that is under way: with it, "not held" means fenced. */
-export const APPEND_SQL = STATEMENT.replace('$locked', '');
-/** Passes over a shard whose row a take-over has locked, so that no shard waits for another's: "not held" may mean that. */
-export const APPEND_FREE_SQL = STATEMENT.replace('$locked', 'SKIP LOCKED');
+/** Offsets are handed out as by PUBLISH_SQL, to the messages of the batches that are written. */
+const ON_BUS = `, said AS MATERIALIZED (
+  SELECT m.* FROM unnest((SELECT $31::int[]), (SELECT $32::int[]), (SELECT $33::text[]), string_to_array((SELECT $34::text), E'\\n'),
+      string_to_array((SELECT $35::text), E'\\n')) WITH ORDINALITY AS m (shard, id, key, headers, value, place)
+  JOIN moved ON moved.shard = m.shard
+), counts AS (
+  SELECT id, count(*) AS messages FROM said GROUP BY id
+), locked AS MATERIALIZED (
+  SELECT p.id FROM sagax.bus_partitions p WHERE p.id = ANY (ARRAY(SELECT id FROM counts)) ORDER BY p.id FOR NO KEY UPDATE
+), advanced AS (
+  UPDATE sagax.bus_partitions p SET next_offset = p.next_offset + c.messages
+  FROM counts c WHERE p.id = c.id AND p.id = ANY (ARRAY(SELECT id FROM locked))
+  RETURNING p.id, p.next_offset - c.messages AS first_offset
+), new_messages AS (
+  INSERT INTO sagax.bus_messages (partition_id, "offset", key, headers, value)
+  SELECT m.id, advanced.first_offset + row_number() OVER (PARTITION BY m.id ORDER BY m.place) - 1, m.key, m.headers, m.value
+  FROM said m JOIN advanced ON advanced.id = m.id
+)`;
+
+export interface Where {
+  /** Whether it passes over a shard whose row a take-over has locked, so that no shard waits for another's. */
+  free: boolean;
+  /** Whether a batch has messages for the bus. */
+  bus: boolean;
+}
+
+/** Where it waits for take-overs, "not held" means fenced; where it passes over them, it may mean that one is under way. */
+export function appendQuery(where: Where, batches: readonly EncodedBatch[]): pg.QueryConfig {
+  return {
+    ...(where.bus ? WITH_BUS : ALONE)[where.free ? 'free' : 'waiting'],
+    values: valuesOf(batches, where.bus),
+  };
+}
+
+const ALONE = statements('sagax-append', '');
+const WITH_BUS = statements('sagax-append-bus', ON_BUS);
+
+function statements(
+  name: string,
+  bus: string,
+): { [how in 'free' | 'waiting']: { name: string; text: string } } {
+  const text = (locked: string): string =>
+    STATEMENT.replace('$locked', locked).replace('$bus', bus);
+  return {
+    free: { name: `${name}-free`, text: text('SKIP LOCKED') },
+    waiting: { name, text: text('') },
+  };
+}
 
 /** What one batch adds to each parameter of the statement; lists are the inside of an array's text. */
 export interface EncodedBatch {
   batch: ShardBatch;
+  /** Its messages that go out with it. */
+  said: readonly Said[];
   lists: readonly string[];
   /** Size as text, in UTF-16 units: what memory and the wire bear. */
   size: number;
 }
 
-/** How the parts of many batches become one parameter. */
-const JOINS: readonly ('array' | 'lines' | 'json')[] = Array.from({ length: 30 }, (_, index) => {
-  if (index === 16 || index === 28) return 'lines';
-  return index === 22 || index === 29 ? 'json' : 'array';
-});
+type Join = 'array' | 'lines' | 'json';
 
-/** The parameters for these batches. Each shard may have one of them. */
-export function valuesOf(batches: readonly EncodedBatch[]): string[] {
-  return JOINS.map((join, index) => {
+/** How the parts of many batches become one parameter, by its number. */
+const JOINS: { readonly [parameter: number]: Join } = {
+  17: 'lines',
+  23: 'json',
+  29: 'lines',
+  30: 'json',
+  34: 'lines',
+  35: 'lines',
+};
+/** Parameters of the batches, and all with those of their messages. */
+const BATCH_PARAMETERS = 30;
+const ALL_PARAMETERS = 35;
+
+/** Each shard may have one batch. */
+function valuesOf(batches: readonly EncodedBatch[], bus: boolean): string[] {
+  return Array.from({ length: bus ? ALL_PARAMETERS : BATCH_PARAMETERS }, (_, index) => {
     const parts = batches.map(({ lists }) => lists[index] ?? '').filter((part) => part !== '');
+    const join = JOINS[index + 1] ?? 'array';
     if (join === 'lines') return parts.join('\n');
     return join === 'json' ? `[${parts.join(',')}]` : `{${parts.join(',')}}`;
   });
 }
 
-/** The parameters for one batch. @throws SagaxError INTERNAL for a batch that is not in order */
-export function appendValues(batch: ShardBatch): string[] {
-  return valuesOf([encodeBatch(batch)]);
-}
-
-/** @throws SagaxError INTERNAL for a batch that is not in order */
-export function encodeBatch(batch: ShardBatch): EncodedBatch {
+/**
+ * @param said what its events have to say, all of it; with it nothing of the batch is left to publish
+ * @throws SagaxError INTERNAL for a batch that is not in order
+ */
+export function encodeBatch(batch: ShardBatch, said: readonly Said[] = []): EncodedBatch {
   const { events, shard } = batch;
   const firsts = checkOrder(batch);
   const wakeups = newest(batch.wakeups);
@@ -147,7 +206,7 @@ export function encodeBatch(batch: ShardBatch): EncodedBatch {
     `${events[0]?.shardSeq ?? 0}`,
     `${events.length}`,
     batch.nextOffset?.toString() ?? 'NULL',
-    batch.publishedSeq?.toString() ?? 'NULL',
+    (said.length > 0 ? events.at(-1)?.shardSeq : batch.publishedSeq)?.toString() ?? 'NULL',
     times(shard, firsts.length),
     list(firsts, ({ sagaId }) => sagaId),
     list(firsts, ({ streamVersion }) => streamVersion),
@@ -173,8 +232,13 @@ export function encodeBatch(batch: ShardBatch): EncodedBatch {
     textList(snapshots.map(({ stateHash }) => stateHash)),
     jsonLines(snapshots.map(({ state }) => state)),
     list(batch.deadLetters, (letter) => JSON.stringify(deadLetterRow(shard, letter))),
+    times(shard, said.length),
+    list(said, ({ id }) => id),
+    textList(said.map(({ message }) => message.key)),
+    said.map(({ message }) => JSON.stringify(message.headers)).join('\n'),
+    said.map(({ message }) => message.value).join('\n'),
   ];
-  return { batch, lists, size: lists.reduce((sum, each) => sum + each.length, 0) };
+  return { batch, said, lists, size: lists.reduce((sum, each) => sum + each.length, 0) };
 }
 
 function list<T>(entries: readonly T[], text: (entry: T) => string | number): string {

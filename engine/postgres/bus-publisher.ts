@@ -13,7 +13,7 @@ import type { Database } from './pool.ts';
 const MAX_STATEMENT_BYTES = 4_000_000;
 const MAX_STATEMENT_MESSAGES = 5_000;
 /** As on Kafka, so that what fits one bus fits the other. */
-const MAX_MESSAGE_BYTES = 950_000;
+export const MAX_MESSAGE_BYTES = 950_000;
 /** What can wait before callers are turned away: beyond it the database is too slow for the load. */
 const MAX_WAITING_BYTES = 64_000_000;
 
@@ -169,7 +169,7 @@ function split(rows: readonly Row[]): Row[][] {
 }
 
 /** Parameters of PUBLISH_SQL: a count per partition, and the rows with their rank within it. */
-function publishValues(rows: readonly Row[]): unknown[] {
+export function publishValues(rows: readonly { id: number; message: BusMessage }[]): unknown[] {
   const counts = new Map<number, number>();
   const ranks = rows.map(({ id }) => {
     const rank = counts.get(id) ?? 0;

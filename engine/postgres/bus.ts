@@ -6,11 +6,22 @@
  * for what others did. Tables and the order of locks: `schema/0002_bus.sql`.
  */
 import { randomUUID } from 'node:crypto';
+import pg from 'pg';
 import { SagaxError } from '../core/errors.ts';
-import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
+import type {
+  Bus,
+  BusMessage,
+  CommitShare,
+  DatabasePlace,
+  SubscribeOptions,
+  Subscription,
+  TopicSpec,
+} from '../ports.ts';
+import { BusBeside } from './bus-beside.ts';
 import { BusGroups } from './bus-groups.ts';
 import { SILENT_LOG, type BusLog } from './bus-log.ts';
 import { BusMembership } from './bus-membership.ts';
+import { delist, enlist, tellMembers, wakeReaders, type Reader } from './bus-neighbours.ts';
 import { BusPoller } from './bus-poller.ts';
 import { PostgresPublisher, toBusError, unavailable } from './bus-publisher.ts';
 import { PostgresSubscription } from './bus-subscription.ts';
@@ -41,15 +52,12 @@ export interface PostgresBus extends Bus {
   forgetGroup(group: string): Promise<boolean>;
 }
 
-/** Buses of this process by database: what one publishes wakes the others. */
-const neighbours = new Map<string, Set<PostgresBusAdapter>>();
-
 /** Nothing is connected before the first call. */
 export function createPostgresBus(options: PostgresBusOptions): PostgresBus {
   return new PostgresBusAdapter(options);
 }
 
-class PostgresBusAdapter implements PostgresBus {
+class PostgresBusAdapter implements PostgresBus, Reader {
   readonly kind = 'postgres';
   readonly #url: string;
   readonly #database: Database;
@@ -79,7 +87,7 @@ class PostgresBusAdapter implements PostgresBus {
       this.#database,
       this.#topics,
       options.publishTimeoutMs ?? 10_000,
-      (partitionIds) => this.#wakeAll((bus) => bus.#poller.published(partitionIds)),
+      (partitionIds) => wakeReaders(this.#url, partitionIds),
     );
     const subscriptions = (): PostgresSubscription[] => [...this.#subscriptions];
     this.#poller = new BusPoller(
@@ -107,13 +115,19 @@ class PostgresBusAdapter implements PostgresBus {
       groups: this.#groups,
       log: this.#log,
       wakePoller: () => this.#poller.wake(),
-      membershipChanged: () => this.#wakeAll((bus) => bus.#lookAgain()),
+      membershipChanged: () => tellMembers(this.#url),
       closed: (gone) => this.#subscriptions.delete(gone),
     });
     this.#subscriptions.add(subscription);
-    this.#enlist();
+    enlist(this.#url, this);
     this.#membership.wake(true);
     return subscription;
+  }
+
+  within({ host, port, database }: DatabasePlace): CommitShare | null {
+    const own = new pg.Client({ connectionString: this.#url });
+    const isOwn = own.host === host && own.port === port && own.database === database;
+    return isOwn ? new BusBeside(this.#topics, this.#url) : null;
   }
 
   async ensureTopics(specs: readonly TopicSpec[]): Promise<void> {
@@ -144,24 +158,16 @@ class PostgresBusAdapter implements PostgresBus {
   async #close(): Promise<void> {
     await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
     await this.#publisher.close();
-    const others = neighbours.get(this.#url);
-    others?.delete(this);
-    if (others?.size === 0) neighbours.delete(this.#url);
+    delist(this.#url, this);
     await Promise.all([this.#poller.close(), this.#membership.close()]);
     await this.#database.pool.end();
   }
 
-  /** Only readers are woken; a bus that only publishes is no neighbour. */
-  #enlist(): void {
-    const others = neighbours.get(this.#url) ?? new Set();
-    neighbours.set(this.#url, others.add(this));
+  published(partitionIds: ReadonlySet<number>): void {
+    this.#poller.published(partitionIds);
   }
 
-  #wakeAll(wake: (bus: PostgresBusAdapter) => void): void {
-    for (const bus of neighbours.get(this.#url) ?? []) wake(bus);
-  }
-
-  #lookAgain(): void {
+  membershipChanged(): void {
     if (this.#subscriptions.size > 0) this.#membership.wake();
   }
 }

@@ -6,15 +6,8 @@
 import { CommitUnknownError, FencedError, type SagaxError } from '../core/errors.ts';
 import { OUTBOX_EVENTS, type EventLog, type SagaSnapshot, type ShardBatch } from '../ports.ts';
 import type { LoggedEvent } from '../core/events.ts';
-import {
-  APPEND_FREE_SQL,
-  APPEND_SQL,
-  disorder,
-  encodeBatch,
-  valuesOf,
-  type EncodedBatch,
-  type Refusal,
-} from './append.ts';
+import { appendQuery, disorder, encodeBatch, type EncodedBatch, type Refusal } from './append.ts';
+import type { BusBeside } from './bus-beside.ts';
 import { Gatherer, type Outcome } from './gather.ts';
 import { sqlState, type Database } from './pool.ts';
 import { EVENT_COLUMNS, fromJsonb, numberArray, toLoggedEvent, type EventRow } from './rows.ts';
@@ -30,9 +23,10 @@ const MAX_GATHERED_SIZE = 4_000_000;
 
 type Stream = { snapshot: SagaSnapshot | null; events: LoggedEvent[] };
 
-export function postgresEventLog(db: Database): EventLog {
+/** @param bus set when the bus is in this database, so that what a batch has to say goes out with its commit */
+export function postgresEventLog(db: Database, bus?: BusBeside): EventLog {
   return {
-    append: appender(db),
+    append: appender(db, bus),
     load: loader(db),
     readOutbox: async (shard, afterSeq, limit) => {
       const rows = await db.read<EventRow>({
@@ -59,7 +53,7 @@ export function postgresEventLog(db: Database): EventLog {
  * Appends of different shards that come while others are under way go out as one statement, so that a busy node
  * pays one commit for many shards. Each is still written whole or not at all, by its own fence.
  */
-function appender(db: Database): (batch: ShardBatch) => Promise<void> {
+function appender(db: Database, bus?: BusBeside): EventLog['append'] {
   const queue = new Gatherer<EncodedBatch, void>({
     slots: APPENDS_AT_ONCE,
     maxItems: MAX_GATHERED_BATCHES,
@@ -70,11 +64,18 @@ function appender(db: Database): (batch: ShardBatch) => Promise<void> {
     together: (batches) => appendTogether(db, batches),
     alone: (one) => appendAlone(db, one),
   });
-  return async (batch) => queue.run(encodeBatch(batch));
+  return async (batch) => {
+    const messages = bus === undefined ? [] : (batch.messages?.() ?? []);
+    const said = (await bus?.place(messages)) ?? [];
+    await queue.run(encodeBatch(batch, said));
+    if (said.length === 0) return { published: false };
+    bus?.committed(messages);
+    return { published: true };
+  };
 }
 
 async function appendAlone(db: Database, one: EncodedBatch): Promise<void> {
-  const query = { name: 'sagax-append', text: APPEND_SQL, values: valuesOf([one]) };
+  const query = appendQuery({ free: false, bus: one.said.length > 0 }, [one]);
   let refusal: Refusal | undefined;
   try {
     refusal = (await db.write<Refusal>(query)).rows[0];
@@ -94,11 +95,8 @@ async function appendTogether(
   db: Database,
   batches: readonly EncodedBatch[],
 ): Promise<Outcome<void>[]> {
-  const query = {
-    name: 'sagax-append-free',
-    text: APPEND_FREE_SQL,
-    values: valuesOf(batches),
-  };
+  const bus = batches.some(({ said }) => said.length > 0);
+  const query = appendQuery({ free: true, bus }, batches);
   try {
     const { rows } = await db.write<Refusal>(query, { attempts: 1 });
     const refusals = new Map(rows.map((row) => [row.shard, row]));
@@ -142,7 +140,7 @@ interface SnapshotRow {
  * Snapshots and events come from one statement, so from one moment. The event's columns are null in a
  * snapshot's row. The lateral joins look each saga up by itself, in the one partition that can have it (LIMIT
  * and ORDER BY keep the planner from making other joins of them while the tables are small).
- * Parameters are hidden from the planner for the same reason as in APPEND_SQL.
+ * Parameters are hidden from the planner for the same reason as in append.ts.
  */
 export const LOAD_SQL = `
 WITH wanted AS MATERIALIZED (

@@ -10,6 +10,8 @@ import type { Clock, EventLog, NodeIdLeases, ShardLeases } from '../ports.ts';
 import type { ApiKeys, AuditLog } from '../ports-access.ts';
 import type { DeadLetters, SagaReader, StartKeys } from '../ports-read.ts';
 import { postgresApiKeys, postgresAuditLog } from './access.ts';
+import { BusBeside } from './bus-beside.ts';
+import { BusTopics } from './bus-topics.ts';
 import { openClock, type DatabaseClock } from './clock.ts';
 import { postgresDeadLetters } from './dead-letters.ts';
 import { postgresEventLog } from './event-log.ts';
@@ -32,6 +34,8 @@ export interface PostgresOptions extends PoolOptions {
   shards?: number;
   /** Bring the schema up to date first. Default true; with false a missing migration is an error. */
   migrate?: boolean;
+  /** Whether the bus is in this database too: then what a batch has to say goes out with its commit. Default false. */
+  bus?: boolean;
   /** Where the database stands in a log that is spread over several. Default: it is the whole log. */
   place?: Place & JoinOptions;
 }
@@ -93,7 +97,10 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresPo
       clock,
       clockOf: () => clock,
       logId,
-      eventLog: postgresEventLog(db),
+      eventLog: postgresEventLog(
+        db,
+        options.bus === true ? new BusBeside(new BusTopics(db), options.url) : undefined,
+      ),
       shardLeases: postgresShardLeases(db, shardCount),
       nodeIds: postgresNodeIds(db),
       reader: postgresReader(db),

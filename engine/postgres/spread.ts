@@ -87,10 +87,11 @@ class Spread {
   }
 
   async #open(url: string, index: number): Promise<PostgresPorts> {
-    const { urls, onTrouble: _, shards: _wanted, ...options } = this.#options;
+    const { urls, onTrouble: _, shards: _wanted, bus = false, ...options } = this.#options;
     const ports = await openPostgres({
       ...options,
       url,
+      bus: bus && index === 0,
       ...(this.#shardCount === undefined ? {} : { shards: this.#shardCount }),
       place: { index, count: urls.length, ...this.#joining(index) },
     });

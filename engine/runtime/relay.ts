@@ -95,6 +95,23 @@ export class Relay {
     if (!this.#stop.signal.aborted) this.#running ??= this.#run();
   }
 
+  /** Whether all that was offered is on the bus. Only then may later events go out by another way. */
+  get isIdle(): boolean {
+    return this.#queue.length === 0;
+  }
+
+  /** What these events have to say on the bus, for a log that can put it there with their commit. */
+  messagesOf(events: readonly LoggedEvent[]): BusMessage[] {
+    const outbox = events.filter(({ event }) => OUTBOX_EVENTS.has(event.type));
+    return outbox.flatMap((logged) => this.#encode(logged));
+  }
+
+  /** They went out with the commit of their events. @param upToSeq the last `shardSeq` of their batch */
+  wentOut(messages: number, upToSeq: number): void {
+    this.#deps.telemetry.count('messages_published_total', messages);
+    this.#publishedSeq = Math.max(upToSeq, this.#publishedSeq);
+  }
+
   /** Resolves when the backlog is small enough for another batch, or the relay has stopped. */
   room(): Promise<void> {
     if (this.#queue.length < BACKLOG_LIMIT || this.#stop.signal.aborted) return Promise.resolve();

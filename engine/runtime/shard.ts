@@ -8,7 +8,14 @@
 import { decide as coreDecide } from '../core/decide.ts';
 import { CommitUnknownError, FencedError, SagaxError } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
-import type { Clock, EventLog, ReceivedMessage, ShardLease } from '../ports.ts';
+import type {
+  Appended,
+  BusMessage,
+  Clock,
+  EventLog,
+  ReceivedMessage,
+  ShardLease,
+} from '../ports.ts';
 import { BatchBuilder } from './batch.ts';
 import { Relay, type RelayDeps } from './relay.ts';
 import type { Registry } from './registry.ts';
@@ -277,31 +284,46 @@ export class Shard {
     if (!builder.isEmpty) {
       const publishedSeq = this.#relay.publishedSeq;
       const batch = builder.build(publishedSeq > this.#persistedSeq ? publishedSeq : undefined);
+      const messages = this.#messagesOf(batch.events);
       const begun = clock.monotonic();
-      await this.#append(() => eventLog.append(batch));
+      const { published } = await this.#append(() =>
+        eventLog.append(messages === null ? batch : { ...batch, messages }),
+      );
       telemetry.observe('append_seconds', (clock.monotonic() - begun) / 1000);
       telemetry.observe('batch_messages', builder.messageCount);
       telemetry.count('events_appended_total', batch.events.length);
       this.#persistedSeq = Math.max(batch.publishedSeq ?? 0, this.#persistedSeq);
-      this.#committed(builder, batch.events);
+      this.#committed(builder);
+      if (published) this.#wentOut(messages?.().length ?? 0);
+      else this.#relay.offer(batch.events, this.#nextSeq - 1);
     }
     return builder.resumeAt;
   }
 
-  #committed(builder: BatchBuilder, events: readonly LoggedEvent[]): void {
+  #committed(builder: BatchBuilder): void {
     this.#nextOffset = builder.nextOffset;
     this.#nextSeq = builder.nextSeq;
     builder.keep();
     for (const wakeup of builder.wakeups) this.#wakeUps.note(wakeup.sagaId, wakeup.dueAt);
-    this.#relay.offer(events, this.#nextSeq - 1);
+  }
+
+  #wentOut(messages: number): void {
+    this.#persistedSeq = this.#nextSeq - 1;
+    this.#relay.wentOut(messages, this.#persistedSeq);
+  }
+
+  /** Made when a log asks for them, and once. @returns null when there are none to go out with the commit */
+  #messagesOf(events: readonly LoggedEvent[]): (() => readonly BusMessage[]) | null {
+    if (!this.#relay.isIdle) return null;
+    let made: readonly BusMessage[] | undefined;
+    return () => (made ??= this.#relay.messagesOf(events));
   }
 
   /** Appends, however long the database is away; only the fence or an unknown outcome ends it. */
-  async #append(append: () => Promise<void>): Promise<void> {
+  async #append(append: () => Promise<Appended>): Promise<Appended> {
     for (;;) {
       try {
-        await append();
-        return;
+        return await append();
       } catch (error) {
         const mayRetry = error instanceof SagaxError && error.code === 'DATABASE_UNAVAILABLE';
         if (!mayRetry || !this.isOpen) throw error;

@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FencedError, CommitUnknownError } from '../../engine/core/errors.ts';
-import { APPEND_SQL, appendValues } from '../../engine/postgres/append.ts';
+import { appendQuery, encodeBatch } from '../../engine/postgres/append.ts';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
 import { noted, sagaId, summary, taken, Writer } from './fixtures.ts';
@@ -82,7 +82,7 @@ describe('I2: an append needs the epoch of the shard', () => {
     const old = await take(1, 'old');
     const batch = old.batch({ events: [old.event(sagaId(), noted(1))], nextOffset: 5n });
     await inTransaction(async (client) => {
-      await client.query(APPEND_SQL, appendValues(batch));
+      await client.query(appendQuery({ free: false, bus: false }, [encodeBatch(batch)]));
       const takeOver = ports.shardLeases.acquire(1, 'new', 1_000, { steal: true });
       await waitsForLock('UPDATE sagax.shards SET epoch');
       // A renewal of the same row goes on meanwhile: a large append does not cost the owner its leases.

@@ -2,12 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CommitUnknownError, FencedError } from '../../engine/core/errors.ts';
 import type { SagaEvent } from '../../engine/core/events.ts';
-import {
-  APPEND_FREE_SQL,
-  APPEND_SQL,
-  encodeBatch,
-  valuesOf,
-} from '../../engine/postgres/append.ts';
+import { appendQuery, encodeBatch } from '../../engine/postgres/append.ts';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import type { ShardBatch } from '../../engine/ports.ts';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
@@ -249,7 +244,12 @@ test('I2: a statement of many shards and a take-over of one: the one waits for t
   const client = await db.pool.connect();
   try {
     await client.query('BEGIN');
-    const { rows } = await client.query(APPEND_FREE_SQL, valuesOf(batches.map(encodeBatch)));
+    const { rows } = await client.query(
+      appendQuery(
+        { free: true, bus: false },
+        batches.map((batch) => encodeBatch(batch)),
+      ),
+    );
     expect(rows).toEqual([]);
     const lease = ports.shardLeases.acquire(4, 'new', 1_000, { steal: true });
     await waitsForLock('UPDATE sagax.shards SET epoch');
@@ -262,9 +262,11 @@ test('I2: a statement of many shards and a take-over of one: the one waits for t
 });
 
 test('no scan of a partitioned table is part of the plan that a lock wait sets up anew', async () => {
-  for (const statement of [APPEND_SQL, APPEND_FREE_SQL]) {
+  const choice = [true, false];
+  const all = choice.flatMap((free) => choice.map((bus) => appendQuery({ free, bus }, [])));
+  for (const { text } of all) {
     const { rows } = await db.pool.query<{ 'QUERY PLAN': string }>(
-      `EXPLAIN (GENERIC_PLAN) ${statement}`,
+      `EXPLAIN (GENERIC_PLAN) ${text}`,
     );
     const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
     expect(plan).toContain('LockRows');

@@ -227,6 +227,7 @@ export interface ShardRig {
     definitions?: AnyDefinition[];
     capacity?: number;
     decide?: typeof coreDecide;
+    log?: EventLog;
   }): Promise<Shard>;
   /** The next messages of the partition, as the bus would give them. */
   next(...messages: ReturnType<typeof inputOf>[]): ReceivedMessage[];
@@ -235,9 +236,12 @@ export interface ShardRig {
 }
 
 /** Shard 0 of `shards` (default 1), in a time that stands still. */
-export async function shardRig(shards = 1): Promise<ShardRig> {
+export async function shardRig(
+  shards = 1,
+  options: { busInLog?: boolean } = {},
+): Promise<ShardRig> {
   const clock = new ManualClock();
-  const memory = openMemory({ shards, clock });
+  const memory = openMemory({ shards, clock, ...options });
   const log = new Faults(memory.eventLog);
   const bus = new Faults(memory.bus);
   const leases = new Faults(memory.shardLeases);
@@ -262,7 +266,7 @@ export async function shardRig(shards = 1): Promise<ShardRig> {
       if (lease === null) throw new Error('The shard is leased to another.');
       const shard = new Shard(
         {
-          eventLog: log.port,
+          eventLog: options.log ?? log.port,
           bus: bus.port,
           clock,
           registry: createRegistry(options.definitions ?? [job, alarm]),

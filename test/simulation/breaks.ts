@@ -10,7 +10,7 @@ import { FencedError } from '../../engine/core/errors.ts';
 import type { SagaEvent } from '../../engine/core/events.ts';
 import type { SagaState } from '../../engine/core/state.ts';
 import { CE_TYPES, encodeMessage, type CommandBody } from '../../engine/core/wire.ts';
-import type { Bus, BusMessage, EventLog, ShardBatch } from '../../engine/ports.ts';
+import type { Appended, Bus, BusMessage, EventLog, ShardBatch } from '../../engine/ports.ts';
 import { messageOf } from '../../engine/runtime/outbox.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
 import type { Barrier } from '../../workers/ports.ts';
@@ -46,7 +46,7 @@ function withEvents(change: (events: SagaEvent[]) => SagaEvent[]): Decide {
 }
 
 function onAppend(
-  append: (log: EventLog, batch: ShardBatch, lasting: Lasting) => Promise<void>,
+  append: (log: EventLog, batch: ShardBatch, lasting: Lasting) => Promise<Appended>,
 ): NonNullable<Breakage['eventLog']> {
   return (log, lasting) => ({ ...log, append: (batch) => append(log, batch, lasting) });
 }
@@ -94,9 +94,9 @@ function commandIn(message: BusMessage): CommandBody | null {
 }
 
 /** Writes although it is fenced: its numbers are made to fit, the epoch in its events stays the old one. */
-async function appendFenced(log: EventLog, batch: ShardBatch, { db }: Lasting): Promise<void> {
+async function appendFenced(log: EventLog, batch: ShardBatch, { db }: Lasting): Promise<Appended> {
   try {
-    await log.append(batch);
+    return await log.append(batch);
   } catch (error) {
     if (!(error instanceof FencedError)) throw error;
     const row = db.shard(batch.shard);
@@ -107,17 +107,21 @@ async function appendFenced(log: EventLog, batch: ShardBatch, { db }: Lasting): 
       versions.set(sagaId, before + 1);
       return { ...event, streamVersion: before + 1, shardSeq: row.nextSeq + index };
     });
-    await log.append({ ...batch, epoch: row.epoch, events });
+    return log.append({ ...batch, epoch: row.epoch, events });
   }
 }
 
 /** Loses a row: the event before the one that ends a saga. */
-async function appendWithLoss(log: EventLog, batch: ShardBatch, { db }: Lasting): Promise<void> {
-  await log.append(batch);
+async function appendWithLoss(
+  log: EventLog,
+  batch: ShardBatch,
+  { db }: Lasting,
+): Promise<Appended> {
+  const appended = await log.append(batch);
   const end = batch.events.find(
     ({ event }) => event.type === 'SagaCompleted' || event.type === 'SagaCompensated',
   );
-  if (end === undefined) return;
+  if (end === undefined) return appended;
   const lost = (event: { sagaId: string; streamVersion: number }): boolean =>
     event.sagaId === end.sagaId && event.streamVersion === end.streamVersion - 1;
   const stream = db.streams.get(end.sagaId) ?? [];
@@ -127,6 +131,7 @@ async function appendWithLoss(log: EventLog, batch: ShardBatch, { db }: Lasting)
   );
   const events = db.byShard[batch.shard] ?? [];
   db.byShard[batch.shard] = events.filter((event) => !lost(event));
+  return appended;
 }
 
 /** Commands of one kind are answered in the participant's stead, and not sent. */
@@ -146,11 +151,28 @@ function answerFor(op: CommandBody['op'], outcome: object): NonNullable<Breakage
 }
 
 /** Publishes what a batch asks for before the batch is committed. */
-async function publishFirst(log: EventLog, batch: ShardBatch, { broker }: Lasting): Promise<void> {
+async function publishFirst(
+  log: EventLog,
+  batch: ShardBatch,
+  { broker }: Lasting,
+): Promise<Appended> {
   const topology = { topicPrefix: TOPIC_PREFIX, commandPartitions: 1 };
   const messages = batch.events.map((logged) => messageOf(logged, topology));
   broker.append(messages.filter((message) => message !== null));
-  await log.append(batch);
+  return log.append(batch);
+}
+
+async function sayThoughFenced(
+  log: EventLog,
+  batch: ShardBatch,
+  { broker }: Lasting,
+): Promise<Appended> {
+  try {
+    return await log.append(batch);
+  } catch (error) {
+    if (error instanceof FencedError) broker.append(batch.messages?.() ?? []);
+    throw error;
+  }
 }
 
 /** Another id for each further attempt. */
@@ -354,6 +376,12 @@ export const BREAKS: readonly Break[] = [
     invariant: 'I10',
     what: 'commands are published before their events are committed',
     breakage: { eventLog: onAppend(publishFirst) },
+  },
+  {
+    name: 'said-though-fenced',
+    invariant: 'I10',
+    what: 'what a batch has to say goes out though the batch itself is fenced',
+    breakage: { eventLog: onAppend(sayThoughFenced) },
   },
   {
     name: 'fast-clock',

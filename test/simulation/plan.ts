@@ -45,6 +45,8 @@ export interface Plan {
   strayChance: number;
   poisonChance: number;
   blunderChance: number;
+  /** Whether the bus is in the log's database: what a batch has to say goes out with its commit. */
+  busInLog: boolean;
 }
 
 /** High enough that a rare call meets some fault in a seed, low enough that a frequent one gets through. */
@@ -106,6 +108,7 @@ export function drawPlan(random: Random, drawn: Drawn): Plan {
     strayChance: sometimes(random, 0.4, 0.1),
     poisonChance: sometimes(random, 0.4, 0.2),
     blunderChance: sometimes(random, 0.4, 0.3),
+    busInLog: random.chance(0.3),
   });
 }
 

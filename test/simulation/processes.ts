@@ -85,8 +85,10 @@ abstract class Role {
   }
 
   protected openPorts(): MemoryPorts {
-    const { lasting, world } = this.setting;
+    const { lasting, world, plan, breakage } = this.setting;
     return memoryPorts(lasting.db, lasting.broker, this.node, {
+      // A broken bus must see what goes over it.
+      busInLog: plan.busInLog && breakage.bus === undefined,
       commitIntervalMs: 500,
       onPublished: (messages) => duplicate(world, lasting, messages),
     });
@@ -132,7 +134,9 @@ export class EngineRole extends Role {
       ...log,
       append: async (batch) => {
         try {
-          await log.append(batch);
+          const appended = await log.append(batch);
+          if (appended.published) world.count('batches that said something with their commit');
+          return appended;
         } catch (error) {
           if (error instanceof SagaxError) world.count(`code ${error.code}`);
           throw error;
