@@ -6,7 +6,7 @@
  */
 import type { Failure } from '../engine/core/events.ts';
 import type { CommandBody, ReplyBody } from '../engine/core/wire.ts';
-import type { Clock } from '../engine/ports.ts';
+import type { BusMessage, Clock } from '../engine/ports.ts';
 import { CommandFailure } from './failures.ts';
 import type { Handler, Log } from './handlers.ts';
 import type { WorkerMetrics } from './metrics.ts';
@@ -35,8 +35,8 @@ export interface ExecuteDeps<Tx> {
   readonly slots: Slots;
   /** Longest time that a transactional handler may hold its transaction, in ms. */
   readonly transactionTimeoutMs: number;
-  /** @throws SagaxError PAYLOAD_REFUSED when the reply could not be sent; called before it is stored. */
-  readonly assertSendable: (reply: ReplyBody, command: CommandBody) => void;
+  /** The reply as it is sent. @throws SagaxError PAYLOAD_REFUSED when it could not be; called before it is stored. */
+  readonly encode: (reply: ReplyBody, command: CommandBody) => BusMessage;
   /** Sends a heartbeat reply as well as it can; never waits, never throws. */
   readonly sendHeartbeat: (reply: ReplyBody, command: CommandBody) => void;
 }
@@ -45,8 +45,16 @@ export interface ExecuteDeps<Tx> {
 export type Verdict =
   Answer | { state: 'pending' } | { state: 'superseded' } | { state: 'neverRan' };
 
+/** What became of it, and its reply where it is made already. `published`: it went out with the answer's commit. */
+export interface Told {
+  verdict: Verdict;
+  repeated: boolean;
+  message?: BusMessage;
+  published?: boolean;
+}
+
 /** `lost`: another worker took the command over, and answers it. */
-export type Ran = { verdict: Verdict; repeated: boolean } | 'lost';
+export type Ran = Told | 'lost';
 
 /** A handler about to run, and the barrier row that it runs under. */
 export interface Target<Tx> {

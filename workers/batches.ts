@@ -6,7 +6,15 @@
  * anything else goes wrong (a conflict, a lost connection, a handler that takes long) the whole transaction
  * is rolled back and its commands run each by itself, which is the way that defines what must come out.
  */
-import { verdictOf, type ExecuteDeps, type Ran, type Target } from './barrier.ts';
+import type { BusMessage } from '../engine/ports.ts';
+import {
+  replyTo,
+  verdictOf,
+  type ExecuteDeps,
+  type Ran,
+  type Target,
+  type Told,
+} from './barrier.ts';
 import { CommandFailure, textOf } from './failures.ts';
 import type { Handler } from './handlers.ts';
 import type {
@@ -39,8 +47,8 @@ export interface BatchItem<Tx> {
 }
 
 /** `alone`: it is to be run by itself. `unwanted`: it was not begun. */
-type Outcome = Ran | 'alone' | 'unwanted';
-type Settled = { outcome: Outcome } | { error: unknown };
+type Ended = Ran | 'alone' | 'unwanted';
+type Settled = { outcome: Ended } | { error: unknown };
 /** `again`: it was not begun, and goes into the next batch. */
 type Left = Settled | 'again';
 
@@ -73,7 +81,7 @@ export class Batches<Tx> {
   }
 
   /** Of one saga there must be at most one at a time. @throws what the handler threw */
-  async run(item: BatchItem<Tx>): Promise<Outcome> {
+  async run(item: BatchItem<Tx>): Promise<Ended> {
     const { deadlineAt, entry } = item.target;
     const expectedMs = this.#deps.pace.quick(entry.command);
     // A batch has one abort signal and no deadline: a command whose own is near has to be by itself.
@@ -177,6 +185,8 @@ class Run<Tx> {
   readonly #left = new Map<Waiting<Tx>, Left>();
   readonly #answers = new Map<string, Answer>();
   readonly #withdrawn: string[] = [];
+  /** What the answers say on the bus. */
+  readonly #replies = new Map<Told, BusMessage>();
   #ours: ReadonlySet<string> = new Set();
   #rows: ReadonlyMap<string, BarrierRow> = new Map();
   #handler: string | null = null;
@@ -211,7 +221,10 @@ class Run<Tx> {
       this.handlersMs = clock.monotonic() - startedAt;
       if (this.handlersMs > OVERRUN * pace.budgetMs) closed ??= 'again';
     }
-    await this.#scope.guard(batch.finish(this.#answers, this.#withdrawn));
+    const replies = [...this.#replies.values()];
+    const end = batch.finish(this.#answers, this.#withdrawn, replies);
+    const { published } = await this.#scope.guard(end);
+    if (published) for (const outcome of this.#replies.keys()) outcome.published = true;
     return this.#left;
   }
 
@@ -245,7 +258,9 @@ class Run<Tx> {
     }
     if (row === null || row.state === 'rejected' || row.state === 'superseded') {
       // Null compensation: answered, and stored like any other answer, without the handler.
-      this.#answer(one, { state: 'done', output: null });
+      const { command } = one.item.target;
+      const answer: Answer = { state: 'done', output: null };
+      this.#answer(one, answer, this.#deps.encode(replyTo(command, answer), command));
       return null;
     }
     const output = row.state === 'done' ? row.output : null;
@@ -261,7 +276,14 @@ class Run<Tx> {
     const part = batch.part(!deps.trust.has(command));
     try {
       const input = inputFor(deps, target);
-      const answer = await runHandler(deps, target, one.item.run, input, part.tx, this.#scope);
+      const { answer, message } = await runHandler(
+        deps,
+        target,
+        one.item.run,
+        input,
+        part.tx,
+        this.#scope,
+      );
       const isKept = answer.state === 'done';
       if (!isKept) deps.trust.failed(command);
       const ended = await this.#scope.guard(part.end(isKept ? 'keep' : 'undo'));
@@ -269,7 +291,7 @@ class Run<Tx> {
       if (isKept && ended.sound) deps.trust.succeeded(command);
       // A success on top of a failed statement: by itself it will be told so.
       if (!ended.sound && isKept) this.#withdraw(one, { outcome: 'alone' });
-      else this.#answer(one, answer);
+      else this.#answer(one, answer, message);
       // It would be the last one of each batch.
       if (ended.last) deps.pace.heldUp(command);
       return ended.last;
@@ -284,9 +306,11 @@ class Run<Tx> {
     }
   }
 
-  #answer(one: Waiting<Tx>, answer: Answer): void {
+  #answer(one: Waiting<Tx>, answer: Answer, message: BusMessage): void {
     this.#answers.set(one.item.target.entry.commandId, answer);
-    this.#settle(one, { verdict: answer, repeated: false });
+    const told: Told = { verdict: answer, repeated: false, message };
+    this.#replies.set(told, message);
+    this.#settle(one, told);
   }
 
   #settle(one: Waiting<Tx>, ran: Ran): void {

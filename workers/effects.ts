@@ -149,7 +149,7 @@ async function decide<Tx>(
   const result = await timed(deps, target, () => scope.guard(call(() => run(context))));
   const verdict = interpret(target.handler.contract, result);
   if (verdict.state === 'rejected') assertMayReject(target, verdict.failure.code);
-  deps.assertSendable(replyTo(target.command, verdict), target.command);
+  deps.encode(replyTo(target.command, verdict), target.command);
   return verdict;
 }
 

@@ -6,6 +6,7 @@
  * answer. Nothing it meets is thrown: whatever happens becomes a reply, or is left to redelivery.
  */
 import type { CommandBody, ReplyBody } from '../engine/core/wire.ts';
+import type { BusMessage } from '../engine/ports.ts';
 import type { Batches } from './batches.ts';
 import {
   enter,
@@ -25,7 +26,14 @@ import type { Answer, Barrier, BarrierEntry, BarrierRow, Original } from './port
 import { inTransaction, runInside, runTransactional, transact } from './transactions.ts';
 
 export type Execution =
-  | { kind: 'answered'; reply: ReplyBody; repeated: boolean }
+  /** `published`: the message has gone out with the commit that stored the answer. */
+  | {
+      kind: 'answered';
+      reply: ReplyBody;
+      message: BusMessage;
+      repeated: boolean;
+      published: boolean;
+    }
   | { kind: 'lost' }
   /** The worker is stopping: no answer; the command is delivered again, to whoever is there. */
   | { kind: 'unfinished' };
@@ -56,13 +64,15 @@ export async function execute<Tx>(
     if (ran === 'unwanted') return { kind: 'unfinished' };
     if (ran === 'lost') return { kind: 'lost' };
     const reply = replyTo(command, ran.verdict);
-    deps.assertSendable(reply, command);
-    return { kind: 'answered', reply, repeated: ran.repeated };
+    const { repeated, message = deps.encode(reply, command), published = false } = ran;
+    return { kind: 'answered', reply, message, repeated, published };
   } catch (error) {
     if (stop.aborted) return { kind: 'unfinished' };
     const { failure, retryable } = failureOf(error);
     deps.log.warn({ ...fieldsOf(deps, command), code: failure.code, error }, 'command failed');
-    return { kind: 'answered', reply: failed(command, failure, retryable), repeated: false };
+    const reply = failed(command, failure, retryable);
+    const message = deps.encode(reply, command);
+    return { kind: 'answered', reply, message, repeated: false, published: false };
   }
 }
 

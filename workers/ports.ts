@@ -7,7 +7,7 @@
  */
 import type { Failure } from '../engine/core/events.ts';
 import type { Json } from '../engine/core/json.ts';
-import type { DeadLetter } from '../engine/ports.ts';
+import type { Bus, BusMessage, DeadLetter } from '../engine/ports.ts';
 
 /** What a barrier row is made from: the command as it came, without what only one attempt knows. */
 export interface BarrierEntry {
@@ -104,13 +104,23 @@ export interface Batch<Tx> {
   /**
    * The last step: takes away the rows of `withdrawn`, which this transaction has inserted, as if they had never
    * been there, and stores the answers. @throws when one of those rows isn't there
+   * @param replies what the answers say on the bus; `published`: they went out with the commit
    */
-  finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void>;
+  finish(
+    answers: ReadonlyMap<string, Answer>,
+    withdrawn: readonly string[],
+    replies: readonly BusMessage[],
+  ): Promise<{ published: boolean }>;
 }
 
 export interface ParticipantStore<Tx> {
   /** Creates or migrates what the store needs; safe when many workers start at once. */
   start(): Promise<void>;
+  /**
+   * Where the bus lives in the store's database, lets replies go out with the transaction that stores their
+   * answers. Called once, after `start`.
+   */
+  shareCommits?(bus: Bus): Promise<void>;
   /**
    * Runs `work` in one transaction: committed on return, rolled back when `work` throws. If the process
    * dies before it returns, all of it or none of it is there; the redelivered command finds out which.

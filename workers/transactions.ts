@@ -5,6 +5,7 @@
  * by the redelivered command, which finds the stored answer.
  */
 import { murmur2 } from '../engine/core/shards.ts';
+import type { BusMessage } from '../engine/ports.ts';
 import { enter, replyTo, type ExecuteDeps, type Ran, type Target } from './barrier.ts';
 import { assertMayReject, call, contextOf, timed } from './context.ts';
 import { CommandFailure } from './failures.ts';
@@ -94,10 +95,10 @@ export async function runInside<Tx>(
   if (stored !== null) return { verdict: stored, repeated: true };
   const input = inputFor(deps, target);
   await barrier.savepoint();
-  const answer = await runHandler(deps, target, run, input, barrier.tx, scope);
+  const { answer, message } = await runHandler(deps, target, run, input, barrier.tx, scope);
   if (answer.state === 'rejected') await barrier.rollbackToSavepoint();
   await barrier.answer(entry.commandId, answer);
-  return { verdict: answer, repeated: false };
+  return { verdict: answer, repeated: false, message };
 }
 
 /** @throws CommandFailure when the handler is not to be run: too late, or the input does not fit. */
@@ -106,7 +107,7 @@ export function inputFor<Tx>(deps: ExecuteDeps<Tx>, target: Target<Tx>): unknown
   return parseInput(target.handler.contract, target.entry.input);
 }
 
-/** The handler's answer, good to be stored: a success that can't be told must not be. */
+/** The handler's answer, good to be stored: a success that can't be told must not be. With the reply that tells it. */
 export async function runHandler<Tx>(
   deps: ExecuteDeps<Tx>,
   target: Target<Tx>,
@@ -114,7 +115,7 @@ export async function runHandler<Tx>(
   input: unknown,
   tx: Tx,
   scope: RunScope,
-): Promise<Answer> {
+): Promise<{ answer: Answer; message: BusMessage }> {
   const { handler } = target;
   const context = { ...contextOf(deps, target, input, scope), tx };
   const result = await timed(deps, target, () => scope.guard(call(() => run(context))));
@@ -123,6 +124,6 @@ export async function runHandler<Tx>(
     throw new CommandFailure('OUTPUT_INVALID', 'Only an effect handler can answer pending().');
   }
   if (verdict.state === 'rejected') assertMayReject(target, verdict.failure.code);
-  deps.assertSendable(replyTo(target.command, verdict), target.command);
-  return verdict;
+  const message = deps.encode(replyTo(target.command, verdict), target.command);
+  return { answer: verdict, message };
 }

@@ -11,6 +11,7 @@ import { topicNames, type CommandBody, type ReplyBody } from '../engine/core/wir
 import {
   type Bus,
   type BusBatch,
+  type BusMessage,
   type Clock,
   type ReceivedMessage,
   type Subscription,
@@ -134,7 +135,7 @@ class CommandWorker<Tx> implements Worker {
       trust: new Trust(),
       slots: new Slots(concurrency),
       transactionTimeoutMs: options.transactionTimeoutMs ?? 60_000,
-      assertSendable: (reply, command) => void this.#encode(reply, command),
+      encode: (reply, command) => this.#encode(reply, command),
       sendHeartbeat: (reply, command) => this.#sendHeartbeat(reply, command),
     };
     const { store } = options;
@@ -152,6 +153,7 @@ class CommandWorker<Tx> implements Worker {
       throw new SagaxError('CONFIG_INVALID', 'A worker starts once; create another one.');
     }
     await store.start();
+    await store.shareCommits?.(bus);
     const topic = topicNames(topicPrefix).commands(service);
     await bus.ensureTopics([{ topic, partitions: commandPartitions }]);
     this.#subscription = bus.subscribe({
@@ -282,15 +284,15 @@ class CommandWorker<Tx> implements Worker {
     }
     this.#metrics.handled(execution.reply.outcome, labels);
     if (execution.repeated) this.#metrics.duplicate(labels);
-    return this.#answer(execution.reply, command, message);
+    return execution.published || this.#answer(execution.message, command, message);
   }
 
   async #answer(
-    reply: ReplyBody,
+    reply: BusMessage,
     command: CommandBody,
     message: ReceivedMessage,
   ): Promise<boolean> {
-    const published = await this.#replies.publish(this.#encode(reply, command));
+    const published = await this.#replies.publish(reply);
     if (published !== 'refused') return published === 'published';
     const { topic, partition } = command.replyTo;
     const reason = `The reply was refused by the bus: partition ${partition} of "${topic}" may not exist.`;

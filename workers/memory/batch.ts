@@ -42,9 +42,13 @@ export class MemoryBatch implements Batch<MemoryTx> {
     return new MemoryPart(this.#transaction, wayBack);
   }
 
-  async finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void> {
+  async finish(
+    answers: ReadonlyMap<string, Answer>,
+    withdrawn: readonly string[],
+  ): Promise<{ published: boolean }> {
     for (const id of withdrawn) await this.#transaction.withdraw(id);
     for (const [id, answer] of answers) await this.#transaction.answer(id, answer);
+    return { published: false };
   }
 }
 

@@ -7,6 +7,7 @@
  */
 import type pg from 'pg';
 import { SagaxError } from '../../engine/core/errors.ts';
+import type { BusMessage, CommitShare } from '../../engine/ports.ts';
 import {
   NoWayBack,
   type Answer,
@@ -51,13 +52,21 @@ export class PostgresBatch implements Batch<PgTx> {
   readonly #client: pg.ClientBase;
   readonly #names: TableNames;
   readonly #begun: Promise<unknown>;
+  readonly #share: CommitShare | null;
   readonly #savepoint = new Savepoint();
   #committed = false;
 
-  constructor(client: pg.ClientBase, names: TableNames, begun: Promise<unknown>) {
+  /** @param share set when replies may go out with the commit */
+  constructor(
+    client: pg.ClientBase,
+    names: TableNames,
+    begun: Promise<unknown>,
+    share: CommitShare | null,
+  ) {
     this.#client = client;
     this.#names = names;
     this.#begun = begun;
+    this.#share = share;
   }
 
   /** Whether COMMIT was sent. */
@@ -105,16 +114,25 @@ export class PostgresBatch implements Batch<PgTx> {
   }
 
   /** Sends COMMIT along: statements whose rows are missing fail by themselves, and with them the commit. */
-  async finish(answers: ReadonlyMap<string, Answer>, withdrawn: readonly string[]): Promise<void> {
+  async finish(
+    answers: ReadonlyMap<string, Answer>,
+    withdrawn: readonly string[],
+    replies: readonly BusMessage[],
+  ): Promise<{ published: boolean }> {
+    const said = (await this.#share?.statement(replies)) ?? null;
     const sent = inOnePacket(this.#client, () => [
       ...this.#withdraw(withdrawn),
       ...this.#store(answers),
+      ...(said === null ? [] : [this.#client.query(said)]),
       commit(this.#client),
     ]);
     this.#committed = true;
     const ends = await Promise.allSettled(sent);
     const failed = ends.find((end) => end.status === 'rejected');
-    if (failed === undefined) return;
+    if (failed === undefined) {
+      if (said !== null) this.#share?.committed(replies);
+      return { published: said !== null };
+    }
     if (sqlStateOf(failed.reason) !== DIVISION_BY_ZERO) throw failed.reason;
     throw new SagaxError('INTERNAL', 'Barrier rows are not there to be answered.');
   }

@@ -4,9 +4,9 @@
  * Guards I8 by unique inserts and fencing tokens; leases go by the database's clock only. A worker that
  * dies loses its connections, and Postgres rolls its transactions back.
  */
-import type pg from 'pg';
+import pg from 'pg';
 import { SagaxError } from '../../engine/core/errors.ts';
-import type { DeadLetter } from '../../engine/ports.ts';
+import type { Bus, CommitShare, DeadLetter } from '../../engine/ports.ts';
 import {
   HandlerAbandoned,
   type Answer,
@@ -55,18 +55,32 @@ export class PostgresStore implements ParticipantStore<PgTx> {
   readonly #pool: pg.Pool;
   readonly #names: TableNames;
   readonly #begin: string;
+  readonly #isReadCommitted: boolean;
   readonly #unusable = new WeakSet<pg.PoolClient>();
+  #share: CommitShare | null = null;
 
   constructor(options: PostgresStoreOptions) {
     this.#pool = options.pool;
     this.#names = tableNames(options.schema ?? 'public', options.table ?? 'sagax_inbox');
-    this.#begin = `BEGIN ISOLATION LEVEL ${(options.isolation ?? 'read committed').toUpperCase()}`;
+    const { isolation = 'read committed' } = options;
+    this.#isReadCommitted = isolation === 'read committed';
+    this.#begin = `BEGIN ISOLATION LEVEL ${isolation.toUpperCase()}`;
   }
 
   async start(): Promise<void> {
     // An idle connection that breaks must not end the process; the next use gets a new one.
     if (this.#pool.listenerCount('error') === 0) this.#pool.on('error', () => undefined);
     await this.#withClient((client) => migrate(client, this.#names));
+  }
+
+  /** Not under other isolations than READ COMMITTED: two transactions that reply to one partition would conflict. */
+  async shareCommits(bus: Bus): Promise<void> {
+    const { host, port, database = '' } = new pg.Client(this.#pool.options);
+    const share = this.#isReadCommitted ? (bus.within?.({ host, port, database }) ?? null) : null;
+    if (share === null) return;
+    // A service's own user need not have rights on the bus's tables.
+    const answer = await this.#pool.query<{ allowed: boolean }>(share.allowed).catch(() => null);
+    if (answer?.rows[0]?.allowed === true) this.#share = share;
   }
 
   transaction<T>(work: (barrier: Barrier<PgTx>) => Promise<T>): Promise<T> {
@@ -85,8 +99,11 @@ export class PostgresStore implements ParticipantStore<PgTx> {
 
   batch<T>(work: (batch: Batch<PgTx>) => Promise<T>): Promise<T> {
     return this.#inTransaction(async (client, begun) => {
-      const batch = new PostgresBatch(client, this.#names, begun);
-      const result = await work(batch);
+      const batch = new PostgresBatch(client, this.#names, begun, this.#share);
+      const result = await work(batch).catch((error: unknown) => {
+        if (isForbidden(error)) this.#share = null;
+        throw error;
+      });
       if (!batch.committed) throw new SagaxError('INTERNAL', 'The batch was not finished.');
       return result;
     });
@@ -257,6 +274,11 @@ export class PostgresStore implements ParticipantStore<PgTx> {
     if (processID === null) return;
     this.#pool.query('SELECT pg_terminate_backend($1)', [processID]).catch(() => undefined);
   }
+}
+
+/** A right was taken away since the start; what a handler itself may not do never comes this far. */
+function isForbidden(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === '42501';
 }
 
 function keepable(text: string | null): string | null {

@@ -52,7 +52,13 @@ export function executions<Tx>(
     log: keptLog(),
     metrics: NO_METRICS,
     transactionTimeoutMs: 10_000,
-    assertSendable: () => undefined,
+    encode: (reply) => ({
+      topic: '',
+      partition: 0,
+      key: '',
+      headers: {},
+      value: JSON.stringify(reply),
+    }),
     sendHeartbeat: () => undefined,
     ...options,
   };
