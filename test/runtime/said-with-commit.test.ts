@@ -1,6 +1,6 @@
 /** A log that has the bus beside it: what a batch has to say goes out with its commit, once and in order (I10). */
 import { expect, test } from 'vitest';
-import { FencedError } from '../../engine/core/errors.ts';
+import { CommitUnknownError, FencedError } from '../../engine/core/errors.ts';
 import { settle } from '../../engine/memory/index.ts';
 import {
   answerLost,
@@ -68,7 +68,7 @@ test('when the answer to the commit is lost, what it said is not said again', as
   const rig = await rigged();
   const shard = await rig.open();
   rig.log.next('append', answerLost);
-  await expect(shard.handle(rig.next(startOf(A)))).rejects.toThrow();
+  await expect(shard.handle(rig.next(startOf(A)))).rejects.toBeInstanceOf(CommitUnknownError);
   expect(rig.losses).toEqual(['unknown']);
   const next = await rig.open();
   await rig.clock.advance(2_000);
