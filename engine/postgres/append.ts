@@ -147,7 +147,7 @@ function statements(
   bus: string,
 ): { [how in 'free' | 'waiting']: { name: string; text: string } } {
   const text = (locked: string): string =>
-    STATEMENT.replace('$locked', locked).replace('$bus', bus);
+    STATEMENT.replace('$locked', locked).replace('$bus', () => bus);
   return {
     free: { name: `${name}-free`, text: text('SKIP LOCKED') },
     waiting: { name, text: text('') },
