@@ -19,6 +19,7 @@ import {
 } from '../core/state.ts';
 import { decodeInbox, type InboxInput } from '../core/wire.ts';
 import { type Bus, type ReceivedMessage, type SagaSummary, type ShardBatch } from '../ports.ts';
+import type { NewSagas } from './new-sagas.ts';
 import type { Registry } from './registry.ts';
 import { snapshotOf, type Entry, type SagaStore } from './saga-store.ts';
 import type { Telemetry } from './telemetry.ts';
@@ -35,6 +36,7 @@ export interface BatchContext {
   registry: Registry;
   telemetry: Telemetry;
   store: SagaStore;
+  newSagas: NewSagas;
   decide: typeof coreDecide;
   shard: number;
   shardCount: number;
@@ -89,7 +91,8 @@ export class BatchBuilder {
     const parsed = this.#fresh(messages).map((message) => parse(message));
     const ids = new Set(wakes);
     for (const one of parsed)
-      if ('input' in one && this.#isOurs(one.input)) ids.add(one.input.body.sagaId);
+      if ('input' in one && this.#isOurs(one.input) && !this.#isNew(one.input))
+        ids.add(one.input.body.sagaId);
     this.#entries = await this.#context.store.get(ids);
     for (const one of parsed) this.#guarded(one);
     for (const sagaId of wakes) this.#guardedWake(sagaId);
@@ -144,6 +147,12 @@ export class BatchBuilder {
     gap.askedFrom = from;
     this.resumeAt = from;
     return true;
+  }
+
+  /** The log need not be read for it. */
+  #isNew({ type, body }: InboxInput): boolean {
+    const { newSagas, now } = this.#context;
+    return type === 'start' && newSagas.isNew(body.sagaId, now);
   }
 
   #isOurs(input: InboxInput): boolean {
@@ -411,7 +420,10 @@ export class BatchBuilder {
 
   /** Puts what was committed into the store. */
   keep(): void {
-    for (const [sagaId, entry] of this.#touched) this.#context.store.put(sagaId, entry);
+    const { store, newSagas, now } = this.#context;
+    for (const [sagaId, entry] of this.#touched) store.put(sagaId, entry);
+    for (const { sagaId, streamVersion } of this.#events)
+      if (streamVersion === 1) newSagas.started(sagaId, now);
   }
 }
 

@@ -17,6 +17,7 @@ import type {
   ShardLease,
 } from '../ports.ts';
 import { BatchBuilder } from './batch.ts';
+import { NewSagas } from './new-sagas.ts';
 import { Relay, type RelayDeps } from './relay.ts';
 import type { Registry } from './registry.ts';
 import { SagaStore } from './saga-store.ts';
@@ -63,6 +64,7 @@ export class Shard {
   readonly #deps: ShardDeps;
   readonly #relay: Relay;
   readonly #store: SagaStore;
+  readonly #newSagas: NewSagas;
   readonly #wakeUps: WakeUps;
   readonly #onLost: (reason: LossReason) => void;
   readonly #stop = new AbortController();
@@ -86,6 +88,7 @@ export class Shard {
     this.#onLost = onLost;
     this.#relay = new Relay(deps, lease.shard, lease.publishedSeq, () => this.#noteProgress());
     this.#store = new SagaStore({ ...deps, capacity: deps.cacheCapacity });
+    this.#newSagas = new NewSagas(deps.clock.now());
     this.#wakeUps = new WakeUps(deps, lease.shard, () => this.#kick());
   }
 
@@ -275,6 +278,7 @@ export class Shard {
       nextOffset: this.#nextOffset,
       nextSeq: this.#nextSeq,
       store: this.#store,
+      newSagas: this.#newSagas,
       gap: this.#gap,
       now: clock.now(),
     });
