@@ -15,6 +15,30 @@ for (const pipeline of [false, true]) {
   });
 }
 
+test('answers are found by the index, also where they were planned while the table was small', async () => {
+  const rig = await postgresRig({ max: 1 });
+  const reserving = transactional<typeof reserve, PgTx>(reserve, async ({ commandId }) => ({
+    reservation: commandId,
+  }));
+  for (let n = 0; n < 7; n++) {
+    const { run } = executions(rig, rig.connect(), [reserving], 'in batches');
+    const sagas = [1, 2, 3].map((m) => `6${String(10 * n + m).padStart(17, '0')}`);
+    await Promise.all(sagas.map((sagaId) => run(commandFor(reserve, { sagaId }))));
+  }
+  // On the connection that has stored them all: the plan that it has kept.
+  const { rows: kept } = await rig.pool.query<{ name: string; generic_plans: string }>(
+    `SELECT name, generic_plans FROM pg_prepared_statements WHERE name LIKE 'sagax-answer-all-%'`,
+  );
+  expect(Number(kept[0]?.generic_plans)).toBeGreaterThan(0);
+  const { rows } = await rig.pool.query<{ 'QUERY PLAN': string }>(
+    `EXPLAIN EXECUTE "${kept[0]?.name ?? ''}" ('[]', 0)`,
+  );
+  const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+  expect(plan).toContain('Index Scan using sagax_inbox_pkey on sagax_inbox');
+  expect(plan).not.toContain('Seq Scan');
+  await rig.close();
+});
+
 type Context = TransactionalContext<typeof reserve, PgTx>;
 
 function inOne(pipeline: boolean): void {
