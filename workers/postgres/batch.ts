@@ -160,24 +160,23 @@ export class PostgresBatch implements Batch<PgTx> {
       });
       return [stored];
     }
-    const records = Array.from(answers, ([commandId, answer]) => ({
-      command_id: commandId,
-      state: answer.state,
-      answer: valueOf(answer),
-    }));
-    // Planned while the table was small, it would go on reading all of it when it has grown: its plan is to use the index.
-    // Until the commit, which comes next. Parameters in sub-selects make one plan do for any of them.
+    // Planned while the table was small, it would go on reading all of it when it has grown. Without a join, and without that
+    // way to read (until the commit, which comes next), the only plan left is to look each row up.
     const planned = this.#client.query('SET LOCAL enable_seqscan = off');
+    const given = [...answers];
     const stored = this.#client.query({
       name: `sagax-answer-all-${key}`,
       text: `WITH answered AS (
-         UPDATE ${inbox} AS mine
-            SET state = given.state, answer = coalesce(given.answer, 'null'), lease_expires_at = NULL,
-                updated_at = clock_timestamp()
-           FROM json_to_recordset((SELECT $1::json)) AS given (command_id text, state text, answer jsonb)
-          WHERE mine.command_id = given.command_id AND mine.state = 'running' RETURNING 1)
-       SELECT 1 / (count(*) = (SELECT $2::int))::int FROM answered`,
-      values: [JSON.stringify(records), answers.size],
+         UPDATE ${inbox} SET state = ($2::text[])[array_position($1::text[], command_id)],
+                answer = (($3::text[])[array_position($1::text[], command_id)])::jsonb,
+                lease_expires_at = NULL, updated_at = clock_timestamp()
+          WHERE command_id = ANY ($1::text[]) AND state = 'running' RETURNING 1)
+       SELECT 1 / (count(*) = cardinality($1::text[]))::int FROM answered`,
+      values: [
+        given.map(([commandId]) => commandId),
+        given.map(([, { state }]) => state),
+        given.map(([, answer]) => JSON.stringify(valueOf(answer))),
+      ],
     });
     return [planned, stored];
   }
