@@ -129,10 +129,10 @@ async function runClaimed<Tx>(
       ? { verdict, repeated: false }
       : lost(deps, target);
   } catch (error) {
-    if (lease.lost) return lost(deps, target);
+    if (lease.lost) return await givenAway(deps, target, stop);
     // Left behind, the handler may still be at work: a lease that lasts is not ended but runs out.
     const mayEnd = !(error instanceof HandlerAbandoned) || lease.over;
-    if (mayEnd && !(await endLease(deps, target, held))) return lost(deps, target);
+    if (mayEnd && !(await endLease(deps, target, held))) return await givenAway(deps, target, stop);
     throw reasonOf(error, scope);
   } finally {
     scope.dispose();
@@ -182,6 +182,19 @@ async function endLease<Tx>(
     deps.log.warn({ ...fieldsOf(deps, target.command), error }, 'a lease could not be ended early');
     return true;
   }
+}
+
+/**
+ * The claim is not ours any more. An outcome that is stored is told: it may be our own, stored by a try whose answer was
+ * lost, and then nobody else tells it. Else it is the other's to tell.
+ */
+async function givenAway<Tx>(
+  deps: ExecuteDeps<Tx>,
+  target: Target<Tx>,
+  stop: AbortSignal,
+): Promise<Ran> {
+  const stored = await storedVerdict(deps, target, stop);
+  return stored === null ? lost(deps, target) : { verdict: stored, repeated: true };
 }
 
 function lost<Tx>(deps: ExecuteDeps<Tx>, target: Target<Tx>): 'lost' {

@@ -331,6 +331,21 @@ describe('outcomes', () => {
     expect(runs.count()).toBe(1);
   });
 
+  test('an outcome that was stored, though no answer said so, is told: nobody else would', async () => {
+    const store = rig.connect(async (point) => {
+      if (point === 'record:after') throw new Error('the answer is lost');
+    });
+    const runs = held();
+    await bench.start(store, [runs.handler]);
+    bench.send(commandFor(charge));
+    (await runs.run(0)).end({ charge: 'c' });
+    await settle();
+    await rig.clock.advance(10_000);
+    const [reply] = await bench.replies(1);
+    expect(reply).toMatchObject({ outcome: 'succeeded', output: { charge: 'c' } });
+    expect(runs.count()).toBe(1);
+  });
+
   test('past its deadline a handler is told, and left behind when it does not heed', async () => {
     const runs = held();
     await bench.start(rig.connect(), [runs.handler]);
