@@ -185,8 +185,8 @@ class Run<Tx> {
   readonly #left = new Map<Waiting<Tx>, Left>();
   readonly #answers = new Map<string, Answer>();
   readonly #withdrawn: string[] = [];
-  /** What the answers say on the bus. */
-  readonly #replies = new Map<Told, BusMessage>();
+  /** The answers with what they say on the bus. */
+  readonly #told: (Told & { message: BusMessage })[] = [];
   #ours: ReadonlySet<string> = new Set();
   #rows: ReadonlyMap<string, BarrierRow> = new Map();
   #handler: string | null = null;
@@ -221,10 +221,10 @@ class Run<Tx> {
       this.handlersMs = clock.monotonic() - startedAt;
       if (this.handlersMs > OVERRUN * pace.budgetMs) closed ??= 'again';
     }
-    const replies = [...this.#replies.values()];
+    const replies = this.#told.map(({ message }) => message);
     const end = batch.finish(this.#answers, this.#withdrawn, replies);
     const { published } = await this.#scope.guard(end);
-    if (published) for (const outcome of this.#replies.keys()) outcome.published = true;
+    for (const told of this.#told) told.published = published;
     return this.#left;
   }
 
@@ -308,8 +308,8 @@ class Run<Tx> {
 
   #answer(one: Waiting<Tx>, answer: Answer, message: BusMessage): void {
     this.#answers.set(one.item.target.entry.commandId, answer);
-    const told: Told = { verdict: answer, repeated: false, message };
-    this.#replies.set(told, message);
+    const told = { verdict: answer, repeated: false, message };
+    this.#told.push(told);
     this.#settle(one, told);
   }
 

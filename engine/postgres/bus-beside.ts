@@ -6,7 +6,7 @@
  */
 import type { BusMessage, CommitShare } from '../ports.ts';
 import { wakeReaders } from './bus-neighbours.ts';
-import { MAX_MESSAGE_BYTES, PUBLISH_SQL, publishValues } from './bus-publisher.ts';
+import { bytesOf, MAX_MESSAGE_BYTES, PUBLISH_SQL, publishValues } from './bus-publisher.ts';
 import type { BusTopics } from './bus-topics.ts';
 
 /** Messages of one commit, and their bytes: more would hold the partitions for too long. */
@@ -35,11 +35,11 @@ export class BusBeside implements CommitShare {
   async place(messages: readonly BusMessage[]): Promise<readonly Said[] | null> {
     if (messages.length > MAX_MESSAGES) return null;
     let left = MAX_BYTES;
-    for (const { key, value } of messages) {
-      const bytes = key.length + Buffer.byteLength(value);
+    for (const message of messages) {
+      const bytes = bytesOf(message);
       left -= bytes;
       // Texts may go to the server as lines.
-      if (bytes > MAX_MESSAGE_BYTES || left < 0 || value.includes('\n')) return null;
+      if (bytes > MAX_MESSAGE_BYTES || left < 0 || message.value.includes('\n')) return null;
     }
     const said: Said[] = [];
     for (const message of messages) {

@@ -77,7 +77,7 @@ export class PostgresPublisher {
     const rows: Row[] = [];
     for (const message of messages) {
       const id = await this.#topics.id(message.topic, message.partition).catch(rethrow);
-      const bytes = message.key.length + Buffer.byteLength(message.value);
+      const bytes = bytesOf(message);
       if (bytes > MAX_MESSAGE_BYTES) throw oversize(message, bytes);
       rows.push({ id, message, bytes });
     }
@@ -146,6 +146,11 @@ export class PostgresPublisher {
       return toBusError(error);
     }
   }
+}
+
+/** What counts against the limits. */
+export function bytesOf({ key, value }: BusMessage): number {
+  return key.length + Buffer.byteLength(value);
 }
 
 function split(rows: readonly Row[]): Row[][] {
