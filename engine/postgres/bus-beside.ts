@@ -58,6 +58,9 @@ export class BusBeside implements CommitShare {
 
   committed(messages: readonly BusMessage[]): void {
     const ids = messages.map(({ topic, partition }) => this.#topics.known(topic, partition));
-    wakeReaders(this.#url, new Set(ids.filter((id) => id !== undefined)));
+    wakeReaders(
+      this.#url,
+      ids.filter((id) => id !== undefined),
+    );
   }
 }

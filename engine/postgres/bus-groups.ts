@@ -47,20 +47,21 @@ export class BusGroups {
   }
 
   /**
-   * Says that the members live and their partitions are held, and keeps what they committed.
+   * Says that the members live, where they can be rung and that their partitions are held, and keeps what they committed.
    * @returns those of `held` that are still theirs, as `group/partitionId/epoch`
    */
   async renew(
     members: readonly { group: string; member: string }[],
     held: readonly Held[],
+    bell: string | null,
   ): Promise<Set<string>> {
     const { rows } = await this.#database.write<{ held: string }>({
       name: 'bus-renew',
       text: `WITH alive AS (
-               INSERT INTO sagax.bus_members (group_name, member, expires_at)
-               SELECT g, m, clock_timestamp() + $3 * interval '1 ms'
+               INSERT INTO sagax.bus_members (group_name, member, expires_at, bell)
+               SELECT g, m, clock_timestamp() + $3 * interval '1 ms', $8
                  FROM unnest($1::text[], $2::text[]) AS a (g, m)
-               ON CONFLICT (group_name, member) DO UPDATE SET expires_at = excluded.expires_at
+               ON CONFLICT (group_name, member) DO UPDATE SET expires_at = excluded.expires_at, bell = excluded.bell
              )
              UPDATE sagax.bus_assignments a
                 SET expires_at = clock_timestamp() + $3 * interval '1 ms',
@@ -75,6 +76,7 @@ export class BusGroups {
         members.map(({ member }) => member),
         this.#leaseMs,
         ...heldValues(held),
+        bell,
       ],
     });
     return new Set(rows.map((row) => row.held));

@@ -15,6 +15,7 @@ const LOOK_MS = 750;
 export class BusMembership {
   readonly #groups: BusGroups;
   readonly #subscriptions: () => PostgresSubscription[];
+  readonly #bell: () => Promise<string | null>;
   readonly #log: BusLog;
   readonly #renewMs: number;
   #lastRenewal = Number.NEGATIVE_INFINITY;
@@ -23,15 +24,18 @@ export class BusMembership {
   #endSleep: (() => void) | null = null;
   #loop: Promise<void> | null = null;
 
+  /** @param bell where this process can be rung */
   constructor(
     groups: BusGroups,
     leaseMs: number,
     subscriptions: () => PostgresSubscription[],
+    bell: () => Promise<string | null>,
     log: BusLog,
   ) {
     this.#groups = groups;
     this.#renewMs = leaseMs / 3;
     this.#subscriptions = subscriptions;
+    this.#bell = bell;
     this.#log = log;
   }
 
@@ -74,10 +78,11 @@ export class BusMembership {
   }
 
   async #renew(subscriptions: readonly PostgresSubscription[]): Promise<void> {
+    const bell = await this.#bell();
     const started = performance.now();
     const asked = subscriptions.map((subscription) => subscription.held());
     const members = subscriptions.map(({ group, member }) => ({ group, member }));
-    const renewed = await this.#groups.renew(members, asked.flat());
+    const renewed = await this.#groups.renew(members, asked.flat(), bell);
     subscriptions.forEach((subscription, i) =>
       subscription.dropLost(renewed, asked[i] as readonly Held[]),
     );

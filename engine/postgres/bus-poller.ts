@@ -4,7 +4,8 @@
  * Guards that an idle process is nearly silent (three questions in two seconds) and a busy one quick. The server does the
  * looking (`sagax.bus_read`): each millisecond while messages are few, since somebody waits for each of them; with a
  * little patience when there are many, which makes batches; now and then when nothing has come for long. What this
- * process publishes to itself is looked for at once. A database that is away is asked again and again, slowly.
+ * process publishes to itself is looked for at once, and so is what others ring for (`bus-bells.ts`): as long as what is
+ * found was rung for, one look a ring is all. A database that is away is asked again and again, slowly.
  */
 import { Patience, PATIENCE_MS } from '../core/patience.ts';
 import type { ReceivedMessage } from '../ports.ts';
@@ -25,6 +26,9 @@ const ONCE: Looks = { firstMs: 0, pauseMs: 0, looks: 1 };
 const EAGER: Looks = { firstMs: 0, pauseMs: SHORTEST_MS, looks: 20 };
 /** On a busy bus. */
 const PATIENT: Looks = { firstMs: PATIENCE_MS, pauseMs: PATIENCE_MS, looks: 5 };
+/** While others ring: each time they do, and when they are silent. */
+const RUNG: Looks = { firstMs: 0, pauseMs: 0, looks: 1 };
+const SILENCE_MS = 20;
 /** For a while after the last message. */
 const QUICK: Looks = { firstMs: 5, pauseMs: 5, looks: 10 };
 /** When nothing has come for long: whoever comes first waits for no longer than a pause. */
@@ -68,6 +72,8 @@ export class BusPoller {
   #idleLanes: readonly BusLane[] = [];
   /** Such questions that are under way though nobody waits for them. */
   #left = 0;
+  /** Whether what was found last had been rung for. */
+  #rings = false;
   #lastTraffic = Number.NEGATIVE_INFINITY;
   readonly #patience = new Patience();
   #idleMs = IDLE_POLL_MIN_MS;
@@ -91,8 +97,17 @@ export class BusPoller {
   }
 
   /** Messages have just been committed to these partitions: one that is read here is looked at at once. */
-  published(partitionIds: ReadonlySet<number>): void {
-    if (this.#lanes().some(({ options }) => partitionIds.has(options.partitionId))) this.wake();
+  published(partitionIds: readonly number[]): void {
+    const ids = new Set(partitionIds);
+    if (this.#lanes().some(({ options }) => ids.has(options.partitionId))) this.wake();
+  }
+
+  /** Another process has committed messages for this one. */
+  rung(): void {
+    // With so many coming it is better to let a few come together.
+    if (this.#patience.pays(performance.now())) return;
+    this.#rings = true;
+    this.wake();
   }
 
   async close(): Promise<void> {
@@ -103,8 +118,9 @@ export class BusPoller {
 
   async #run(): Promise<void> {
     while (!this.#closed) {
+      const isTold = this.#woken;
       this.#woken = false;
-      const wait_ms = await this.#round().catch((error: unknown) => {
+      const wait_ms = await this.#round(isTold).catch((error: unknown) => {
         this.#failed(error);
         return FAILED_POLL_MS;
       });
@@ -123,18 +139,25 @@ export class BusPoller {
     this.#endSleep = null;
   }
 
-  /** @returns ms until the next round, if nobody wakes the poller before. */
-  async #round(): Promise<number> {
+  /**
+   * @param isTold whether somebody has said that there is something
+   * @returns ms until the next round, if nobody wakes the poller before.
+   */
+  async #round(isTold: boolean): Promise<number> {
     const { lanes, all } = this.#nextLanes();
     if (lanes.length === 0) return IDLE_POLL_MAX_MS;
     // When not all fit, none may keep the others waiting.
     const looks = all ? this.#howToLook() : ONCE;
-    this.#serverLooks = looks !== ONCE;
+    this.#serverLooks = looks.looks > 1;
     const reading = this.#read(lanes, looks);
     const found = await (looks === IDLE ? this.#orTraffic(reading, lanes) : reading).finally(() => {
       this.#serverLooks = false;
     });
     const now = this.#note(found);
+    if (looks === RUNG) {
+      if (found > 0 && !isTold) this.#rings = false;
+      return this.#rings ? SILENCE_MS : 0;
+    }
     // The server has waited already; in turns it was not to.
     if (all) return 0;
     if (now - this.#lastTraffic < STAY_QUICK_MS) return found > 0 ? 0 : TURN_PAUSE_MS;
@@ -198,8 +221,9 @@ export class BusPoller {
     const now = performance.now();
     const quiet_ms = now - this.#lastTraffic;
     if (quiet_ms >= STAY_QUICK_MS) return IDLE;
-    if (quiet_ms >= STAY_EAGER_MS) return QUICK;
-    return this.#patience.pays(now) ? PATIENT : EAGER;
+    if (this.#patience.pays(now)) return PATIENT;
+    if (this.#rings) return RUNG;
+    return quiet_ms >= STAY_EAGER_MS ? QUICK : EAGER;
   }
 
   /** One more look, while the one of the loop waits in the server; what fails is said by the loop. */

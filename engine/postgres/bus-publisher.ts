@@ -52,18 +52,18 @@ export class PostgresPublisher {
   readonly #database: Database;
   readonly #topics: BusTopics;
   readonly #timeoutMs: number;
-  readonly #published: (partitionIds: ReadonlySet<number>) => void;
+  readonly #published: (partitionIds: readonly number[]) => void;
   #waiting: Call[] = [];
   #waitingBytes = 0;
   #loop: Promise<void> | null = null;
   #closed = false;
 
-  /** @param published called after each commit, to wake this process's readers of these partitions */
+  /** @param published called after each commit, to wake the readers of these partitions; one entry a message */
   constructor(
     database: Database,
     topics: BusTopics,
     timeoutMs: number,
-    published: (partitionIds: ReadonlySet<number>) => void,
+    published: (partitionIds: readonly number[]) => void,
   ) {
     this.#database = database;
     this.#topics = topics;
@@ -139,7 +139,7 @@ export class PostgresPublisher {
           text: PUBLISH_SQL,
           values: publishValues(part),
         });
-        this.#published(new Set(part.map(({ id }) => id)));
+        this.#published(part.map(({ id }) => id));
       }
       return null;
     } catch (error) {

@@ -3,7 +3,7 @@
  *
  * Guards the port's words (`ports.ts`): durable on return, order per partition, at least once. Uses no
  * NOTIFY, which would serialise commits; a process reads at once what it published itself, and looks
- * for what others did. Tables and the order of locks: `schema/0002_bus.sql`.
+ * for what others did, sooner when they ring (`bus-bells.ts`). Tables and the order of locks: `schema/0002_bus.sql`.
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
@@ -17,11 +17,12 @@ import type {
   Subscription,
   TopicSpec,
 } from '../ports.ts';
+import { BusBells } from './bus-bells.ts';
 import { BusBeside } from './bus-beside.ts';
 import { BusGroups } from './bus-groups.ts';
 import { SILENT_LOG, type BusLog } from './bus-log.ts';
 import { BusMembership } from './bus-membership.ts';
-import { delist, enlist, tellMembers, wakeReaders, type Reader } from './bus-neighbours.ts';
+import { delist, enlist, tellMembers, wakeReaders, type Neighbour } from './bus-neighbours.ts';
 import { BusPoller } from './bus-poller.ts';
 import { PostgresPublisher, toBusError, unavailable } from './bus-publisher.ts';
 import { PostgresSubscription } from './bus-subscription.ts';
@@ -57,7 +58,7 @@ export function createPostgresBus(options: PostgresBusOptions): PostgresBus {
   return new PostgresBusAdapter(options);
 }
 
-class PostgresBusAdapter implements PostgresBus, Reader {
+class PostgresBusAdapter implements PostgresBus, Neighbour {
   readonly kind = 'postgres';
   readonly #url: string;
   readonly #database: Database;
@@ -65,6 +66,7 @@ class PostgresBusAdapter implements PostgresBus, Reader {
   readonly #groups: BusGroups;
   readonly #publisher: PostgresPublisher;
   readonly #poller: BusPoller;
+  readonly #bells: BusBells;
   readonly #membership: BusMembership;
   readonly #log: BusLog;
   readonly #subscriptions = new Set<PostgresSubscription>();
@@ -95,10 +97,18 @@ class PostgresBusAdapter implements PostgresBus, Reader {
       () => subscriptions().flatMap((subscription) => subscription.lanes()),
       (err) => this.#log.warn({ err }, 'the bus could not be read; trying again'),
     );
-    this.#membership = new BusMembership(this.#groups, leaseMs, subscriptions, this.#log);
+    this.#bells = new BusBells(this.#database, this.#log, () => this.#poller.rung());
+    this.#membership = new BusMembership(
+      this.#groups,
+      leaseMs,
+      subscriptions,
+      () => this.#bells.address(),
+      this.#log,
+    );
   }
 
   publish(messages: readonly BusMessage[]): Promise<void> {
+    if (this.#closing === null) enlist(this.#url, this);
     return this.#publisher.publish(messages);
   }
 
@@ -159,12 +169,16 @@ class PostgresBusAdapter implements PostgresBus, Reader {
     await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
     await this.#publisher.close();
     delist(this.#url, this);
-    await Promise.all([this.#poller.close(), this.#membership.close()]);
+    await Promise.all([this.#poller.close(), this.#membership.close(), this.#bells.close()]);
     await this.#database.pool.end();
   }
 
-  published(partitionIds: ReadonlySet<number>): void {
+  published(partitionIds: readonly number[]): void {
     this.#poller.published(partitionIds);
+  }
+
+  ring(partitionIds: readonly number[]): void {
+    this.#bells.ring(partitionIds);
   }
 
   membershipChanged(): void {

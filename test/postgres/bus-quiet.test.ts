@@ -97,7 +97,13 @@ it('asks at most four times a second when nothing happens, leases included', asy
     () => subscriptions.flatMap((subscription) => subscription.lanes()),
     (error) => expect.unreachable(String(error)),
   );
-  const membership = new BusMembership(groups, 5_000, () => subscriptions, SILENT_LOG);
+  const membership = new BusMembership(
+    groups,
+    5_000,
+    () => subscriptions,
+    () => Promise.resolve(null),
+    SILENT_LOG,
+  );
   subscriptions.push(
     new PostgresSubscription(
       'me',
@@ -284,6 +290,70 @@ it('looks each ms while messages are few, and waits for company once there are m
   expect(await latenessOf(4)).toBeGreaterThan(1);
   for (let n = 0; n < 40; n++) await latenessOf(1);
   expect(await latenessOf(1)).toBeLessThanOrEqual(1);
+  await close(poller);
+});
+
+it('looks once a ring while others ring, and each ms again as soon as one of them does not', async () => {
+  const database = new CountingDatabase();
+  const { lane, poller } = laneAndPoller(database, () => Promise.resolve());
+  lane.open(null);
+  let offset = 0;
+  const say = (rings: boolean): void => {
+    database.messages.push(message(offset++));
+    if (rings) poller.rung();
+  };
+  poller.wake();
+  await vi.advanceTimersByTimeAsync(5_000);
+  // Out of the silence: at once, whatever the server is at.
+  say(true);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(lane.next).toBe(1n);
+  await vi.advanceTimersByTimeAsync(21);
+  database.looks = 0;
+  for (let n = 0; n < 100; n++) {
+    say(true);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(lane.next).toBe(BigInt(offset));
+    await vi.advanceTimersByTimeAsync(10);
+  }
+  expect(database.looks).toBeLessThanOrEqual(105);
+  // One that can't ring is found by a look that nobody asked for; from then on each ms.
+  say(false);
+  await vi.advanceTimersByTimeAsync(20);
+  expect(lane.next).toBe(BigInt(offset));
+  for (let n = 0; n < 10; n++) {
+    say(false);
+    await vi.advanceTimersByTimeAsync(2);
+    expect(lane.next).toBe(BigInt(offset));
+    await vi.advanceTimersByTimeAsync(8);
+  }
+  // When nobody rings any more it becomes as quiet as without.
+  await vi.advanceTimersByTimeAsync(5_000);
+  database.asked.length = 0;
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(database.asked.length).toBeLessThanOrEqual(21);
+  await close(poller);
+});
+
+it('is not driven by rings when so many come that they do better together', async () => {
+  const database = new CountingDatabase();
+  const { lane, poller } = laneAndPoller(database, () => Promise.resolve());
+  lane.open(null);
+  let offset = 0;
+  poller.wake();
+  for (let ms = 0; ms < 500; ms++) {
+    database.messages.push(message(offset++));
+    poller.rung();
+    await vi.advanceTimersByTimeAsync(1);
+  }
+  database.looks = 0;
+  for (let ms = 0; ms < 500; ms++) {
+    database.messages.push(message(offset++));
+    poller.rung();
+    await vi.advanceTimersByTimeAsync(1);
+  }
+  expect(database.looks).toBeLessThanOrEqual(130);
+  expect(Number(lane.next)).toBeGreaterThan(offset - 30);
   await close(poller);
 });
 

@@ -198,7 +198,7 @@ describe('groups', () => {
     });
     const zombie = held(old?.epoch, 99n);
     const owner = held(taken?.epoch, 7n);
-    const renewed = await groups.renew([{ group: 'fenced', member: 'new' }], [zombie, owner]);
+    const renewed = await groups.renew([{ group: 'fenced', member: 'new' }], [zombie, owner], null);
     expect([...renewed]).toEqual([heldKey(owner)]);
     await groups.release([zombie]);
     const { rows } = await database.pool.query(
