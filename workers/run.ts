@@ -16,13 +16,14 @@ import { HandlerAbandoned } from './ports.ts';
 /** How long a handler has to end after its signal was aborted, before it is left behind. */
 export const ABORT_GRACE_MS = 1_000;
 
-/** The abort signal of one run. Must be disposed: it holds timers of the clock. */
+/** The abort signal of one run. Must be disposed: it holds timers of the clock, and the worker's signal holds it. */
 export class RunScope {
   readonly #clock: Clock;
   readonly #controller = new AbortController();
   readonly #timers = new AbortController();
   readonly #abandoned: Promise<never>;
   #abandon: (error: Error) => void = () => undefined;
+  readonly #unlisten: () => void;
 
   /**
    * @param stop aborted when the worker wants its handlers to end
@@ -37,7 +38,9 @@ export class RunScope {
     const stopped = (): void =>
       this.abort(new CommandFailure('WORKER_STOPPED', 'The worker was told to stop.'));
     if (stop.aborted) stopped();
-    else stop.addEventListener('abort', stopped, { once: true, signal: this.#timers.signal });
+    else stop.addEventListener('abort', stopped, { once: true });
+    // Not by a `signal` of the listener: Node holds what would take it off weakly, and after a collection it stays for ever.
+    this.#unlisten = () => stop.removeEventListener('abort', stopped);
     if (deadlineAt !== undefined) {
       this.abortAfter(
         Math.max(0, deadlineAt - clock.now()),
@@ -79,6 +82,7 @@ export class RunScope {
   }
 
   dispose(): void {
+    this.#unlisten();
     // With a reason of our own: the default one is an exception, and costs a stack for each command.
     this.#timers.abort('over');
   }
