@@ -20,11 +20,14 @@ const NEW_MS = 50;
 /** Of a process without an address in the network: it speaks to the database through a socket of this machine. */
 const LOOPBACK = '127.0.0.1';
 
-/** Of another process. */
-interface Bell {
+interface Address {
   host: string;
   port: number;
   key: string;
+}
+
+/** Of another process. */
+interface Bell extends Address {
   /** Whether it has so much to read that it looks soon by itself. */
   load: Patience;
 }
@@ -60,7 +63,12 @@ export class BusBells {
   /** What others need to ring: `host port key`. Null when nobody could reach it. */
   async address(): Promise<string | null> {
     const listening = await this.#open();
-    return listening && `${listening.host} ${listening.socket.address().port} ${this.#key}`;
+    if (listening === null) return null;
+    return textOf({
+      host: listening.host,
+      port: listening.socket.address().port,
+      key: this.#key,
+    });
   }
 
   /** Tells who reads these partitions; one entry a message, and only after its commit. */
@@ -81,8 +89,9 @@ export class BusBells {
     }
     const now = performance.now();
     for (const [bell, messages] of counts) {
-      if (!bell.load.pays(now)) this.#send(this.#listening, bell);
-      bell.load.found(messages, now);
+      const { host, port, key, load } = bell;
+      if (!load.pays(now)) this.#listening.socket.send(key, port, host, () => undefined);
+      load.found(messages, now);
     }
   }
 
@@ -129,10 +138,6 @@ export class BusBells {
     // Not reached, no buffer, no route: they look by themselves.
     socket.on('error', (err) => this.#log.debug({ err }, 'a bell could not be rung'));
     return { socket, host };
-  }
-
-  #send({ socket }: Listening, { host, port, key }: Bell): void {
-    socket.send(key, port, host, () => undefined);
   }
 
   #forgetLater(): void {
@@ -189,7 +194,7 @@ export class BusBells {
   }
 }
 
-function textOf({ host, port, key }: Bell): string {
+function textOf({ host, port, key }: Address): string {
   return `${host} ${port} ${key}`;
 }
 
