@@ -35,7 +35,7 @@ function signalRoute(app: App, context: Context, scope: Scope): void {
         tags: ['inputs'],
         summary: 'Send a signal',
         description:
-          'The body is the payload, as the definition declares it. `Idempotency-Key` becomes the signal id.',
+          'The body is the payload, as the definition declares it. `Idempotency-Key` becomes the signal id: a second signal of the saga with it, of whatever name or payload, is taken for a repeat.',
         params: scope.params({ sagaId: shape.sagaId, name: z.string().min(1).max(128) }),
         querystring: shape.noQuery,
         headers: shape.idempotencyHeaders,
@@ -166,12 +166,19 @@ export async function operate(
     reason: string;
   },
 ): Promise<shape.AcceptedAnswer> {
-  const given = order.request.headers['idempotency-key'];
-  const requestId = typeof given === 'string' ? given : context.deps.ids.next();
+  const requestId = requestIdFor(context, order.request, order.action);
   const { action, reason } = order;
   const by = actorOf(order.request.principal, order.by);
   const body = { ...order.target, requestId, by, reason, action };
   return accept(context, { ...order, inputId: requestId, input: { type: 'operator', body } });
+}
+
+/** A key is one verb's (and command's): the same one with another verb asks for something else, and is no repeat. */
+function requestIdFor(context: Context, request: FastifyRequest, action: OperatorAction): string {
+  const given = request.headers['idempotency-key'];
+  if (typeof given !== 'string') return context.deps.ids.next();
+  const what = 'commandId' in action ? `${action.verb}:${action.commandId}` : action.verb;
+  return `${what}:${given}`;
 }
 
 /** Puts an input into the saga's inbox; on return it is durable (I4). */

@@ -115,7 +115,16 @@ describe('operator verbs', () => {
     expect((await app.inject(post(verb, { reason: 'why', by: 'ops' }, key))).statusCode).toBe(202);
     expect(inbox().map(({ type }) => type)).toEqual(['operator', 'operator']);
     expect(inbox()[0]?.body).toMatchObject({ by: 'api', reason: '', action: { verb } });
-    expect(inbox()[1]?.body).toMatchObject({ by: 'ops', reason: 'why', requestId: 'op-1' });
+    expect(inbox()[1]?.body).toMatchObject({ by: 'ops', reason: 'why', requestId: `${verb}:op-1` });
+  });
+
+  it('are no repeats of another verb with the same key', async () => {
+    const { app, become, inbox } = await openApi();
+    become({ sagaId: SAGA });
+    const key = { 'idempotency-key': 'op-1' };
+    for (const verb of ['pause', 'resume', 'pause']) await app.inject(post(verb, undefined, key));
+    const ids = inbox().map(({ body }) => ('requestId' in body ? body.requestId : ''));
+    expect([ids[0] === ids[1], ids[0] === ids[2]]).toEqual([false, true]);
   });
 
   it('need the saga to be there', async () => {
