@@ -14,19 +14,21 @@ import { Closers, connect } from './connect.ts';
 import { startHealth } from './health.ts';
 import { KEYS_USAGE, runKeys, UsageError } from './keys.ts';
 import { HeapKeeper } from './memory.ts';
-import { loadDefinitions, startApi, startEngine, startWorkers } from './parts.ts';
+import { loadDefinitions } from './modules.ts';
+import { startApi, startEngine } from './parts.ts';
 import { defaultDataFolder } from './data-folder.ts';
 import { describeSettings, parseSettings, type Settings } from './settings.ts';
 import { welcome } from './welcome.ts';
+import { startWorkers } from './workers.ts';
 
 const HELP = `sagax: event-sourced saga orchestration
 
 Usage: npm start | npm run <command> | npm run sagax -- <command>
 
-  start     engine, example participants and API in one process; without DATABASE_URL on an
-            embedded Postgres, without KAFKA_BROKERS on the Postgres bus
+  start     engine, participants and API in one process; without DATABASE_URL on an embedded
+            Postgres, without KAFKA_BROKERS on the Postgres bus
   engine    an engine node; any number of them share the shards
-  worker    participants of the example services (SAGAX_SERVICES chooses)
+  worker    participants: the services of SAGAX_WORKERS, or the examples (SAGAX_SERVICES chooses)
   api       the REST API
   migrate   bring the database's schema up to date, then exit
 ${KEYS_USAGE}
@@ -53,10 +55,18 @@ const COMMANDS: { readonly [name: string]: Run } = {
     const definitions = await loadDefinitions(settings.SAGAX_DEFINITIONS);
     const connections = await connect(settings, 'start', closers, url);
     await startEngine(connections, definitions, closers);
-    await startWorkers(connections, settings.SAGAX_SERVICES, closers);
+    if (runsWorkers(settings)) await startWorkers(connections, closers);
     const address = await startApi(connections, definitions, closers, 'start');
     const isOpen = !isAuthRequired(settings, 'start');
-    process.stdout.write(welcome(address, connections.bus.kind, isOpen));
+    const own = settings.SAGAX_DEFINITIONS === undefined ? [] : definitions;
+    process.stdout.write(
+      welcome(address, {
+        bus: connections.bus.kind,
+        isOpen,
+        own,
+        hasWorkers: runsWorkers(settings),
+      }),
+    );
   },
   engine: async (settings, closers) => {
     const definitions = await loadDefinitions(settings.SAGAX_DEFINITIONS);
@@ -71,7 +81,7 @@ const COMMANDS: { readonly [name: string]: Run } = {
   worker: async (settings, closers) => {
     const connections = await connect(settings, 'worker', closers);
     await startHealth(connections, closers);
-    const services = await startWorkers(connections, settings.SAGAX_SERVICES, closers);
+    const services = await startWorkers(connections, closers);
     connections.telemetry.log.info({ owner: connections.owner, services }, 'the workers run');
   },
   api: async (settings, closers) => {
@@ -83,6 +93,11 @@ const COMMANDS: { readonly [name: string]: Run } = {
     connections.telemetry.log.info({ owner: connections.owner, address }, 'the API listens');
   },
 };
+
+/** The examples' services have nothing to do for sagas of the user's. */
+function runsWorkers(settings: Settings): boolean {
+  return settings.SAGAX_WORKERS !== undefined || settings.SAGAX_DEFINITIONS === undefined;
+}
 
 function say(text: string): void {
   process.stderr.write(`sagax: ${text}\n`);

@@ -1,49 +1,16 @@
 /**
- * The parts that a process can run: engine, workers, API; each started on connections, each with a drain.
+ * The parts that a process can run beside workers (`workers.ts`): engine and API, each started on connections, each with a drain.
  */
-import { pathToFileURL } from 'node:url';
-import { resolve } from 'node:path';
 import { createApi } from '../api/server.ts';
-import { definitions as exampleDefinitions } from '../definitions/index.ts';
 import type { AnyDefinition } from '../engine/core/define.ts';
 import { SagaxError } from '../engine/core/errors.ts';
-import { createPool, mapError, retryConflicts } from '../engine/postgres/index.ts';
 import { createEngine, type Engine } from '../engine/runtime/engine.ts';
 import { createSnowflakes } from '../engine/runtime/snowflake.ts';
-import { createWorker, postgresStore } from '../workers/index.ts';
-import { exampleServices } from '../workers/services/index.ts';
 import { accessOf, type ApiCommand } from './access.ts';
 import type { Closers, Connections } from './connect.ts';
 
 /** How often partitions are made ahead and old ones dropped. */
 const MAINTENANCE_MS = 3_600_000;
-
-/** @throws SagaxError CONFIG_INVALID when the module can't be used */
-export async function loadDefinitions(path: string | undefined): Promise<readonly AnyDefinition[]> {
-  if (path === undefined) return exampleDefinitions;
-  let module: { definitions?: unknown };
-  try {
-    module = (await import(pathToFileURL(resolve(path)).href)) as { definitions?: unknown };
-  } catch (error) {
-    throw new SagaxError(
-      'CONFIG_INVALID',
-      `SAGAX_DEFINITIONS=${path} can't be loaded: ${(error as Error).message}`,
-      { cause: error },
-    );
-  }
-  const found = module.definitions;
-  const fits =
-    Array.isArray(found) &&
-    found.length > 0 &&
-    found.every((one: unknown) => (one as { kind?: unknown } | null)?.kind === 'sagax.definition');
-  if (!fits) {
-    throw new SagaxError(
-      'CONFIG_INVALID',
-      `SAGAX_DEFINITIONS=${path} must export \`definitions\`, a non-empty array of what defineSaga() returns.`,
-    );
-  }
-  return found as AnyDefinition[];
-}
 
 export async function startEngine(
   connections: Connections,
@@ -96,68 +63,6 @@ function keepMaintained({ postgres, settings, telemetry }: Connections, closers:
     stop.abort();
     return running;
   });
-}
-
-/**
- * Sets something up in the participants' database, again while it loses against another process that does the same.
- * @throws SagaxError DATABASE_UNAVAILABLE, CONFIG_INVALID
- */
-async function prepare(work: () => Promise<void>): Promise<void> {
-  await retryConflicts(work).catch((error: unknown) => {
-    throw mapError(error, 'repeatable');
-  });
-}
-
-/** Starts workers for the example services that are named, or for all. */
-export async function startWorkers(
-  connections: Connections,
-  wanted: readonly string[] | undefined,
-  closers: Closers,
-): Promise<string[]> {
-  const { settings, bus, postgres, telemetry } = connections;
-  const services = exampleServices.filter(
-    ({ service }) => wanted === undefined || wanted.includes(service),
-  );
-  const missing = (wanted ?? []).filter(
-    (name) => !exampleServices.some(({ service }) => service === name),
-  );
-  if (missing.length > 0) {
-    const known = exampleServices.map(({ service }) => service).join(', ');
-    throw new SagaxError(
-      'CONFIG_INVALID',
-      `SAGAX_SERVICES names ${missing.join(', ')}; there are: ${known}.`,
-    );
-  }
-  const pool = createPool({
-    url: settings.SAGAX_PARTICIPANT_DATABASE_URL ?? connections.databaseUrl,
-    applicationName: `${connections.owner}-participants`.slice(0, 63),
-    max: Math.max(4, Math.min(settings.SAGAX_WORKER_CONCURRENCY + 4, 20)),
-    pipeline: true,
-    onIdleError: (error) => {
-      if (closers.isClosing) return;
-      telemetry.log.warn({ err: error }, 'an idle participant connection died; it is replaced');
-    },
-  });
-  closers.add(() => pool.end());
-  for (const service of services) await prepare(() => service.migrate(pool));
-  const workers = services.map((service) =>
-    createWorker({
-      service: service.service,
-      handlers: service.handlers({ outside: pool }),
-      store: postgresStore({ pool, schema: service.schema }),
-      bus,
-      clock: postgres.clock,
-      topicPrefix: settings.SAGAX_TOPIC_PREFIX,
-      commandPartitions: settings.SAGAX_COMMAND_PARTITIONS,
-      concurrency: settings.SAGAX_WORKER_CONCURRENCY,
-      group: `${settings.SAGAX_TOPIC_PREFIX}.${service.service}`,
-      log: telemetry.log,
-      metrics: telemetry.workerMetrics,
-    }),
-  );
-  closers.add(() => Promise.all(workers.map((worker) => worker.drain(settings.SAGAX_DRAIN_MS))));
-  await Promise.all(workers.map((worker) => prepare(() => worker.start())));
-  return services.map(({ service }) => service);
 }
 
 /** @returns the URL that it listens on. @throws SagaxError PORT_TAKEN, CONFIG_INVALID */

@@ -139,9 +139,14 @@ export const SETTINGS = {
     what: 'module whose `definitions` (an array of defineSaga results) are run; default: the examples',
     example: './my-sagas/index.ts',
   },
+  SAGAX_WORKERS: {
+    schema: z.string().min(1).optional(),
+    what: 'module whose `services` (an array of defineService results) are run by `worker` and `start`; default: the examples (`start`: none beside SAGAX_DEFINITIONS)',
+    example: './my-sagas/services.ts',
+  },
   SAGAX_SERVICES: {
     schema: list.optional(),
-    what: 'example services that `worker` runs, comma-separated; default: all',
+    what: 'services of SAGAX_WORKERS, or of the examples, that this process runs, comma-separated; default: all',
     example: 'inventory,payments',
   },
   SAGAX_PARTICIPANT_DATABASE_URL: {

@@ -12,6 +12,7 @@ import type {
   RejectionCode,
   CommandContract,
 } from '../engine/core/contracts.ts';
+import { SagaxError } from '../engine/core/errors.ts';
 import type { z } from 'zod';
 
 /** A business "no", made by `reject(…)`; anything done through `tx` is rolled back. */
@@ -115,4 +116,30 @@ export function effect<C extends CommandContract<any, any, any>>(
   options: EffectOptions = {},
 ): Handler<unknown> {
   return { kind: 'effect', contract, run, leaseMs: options.leaseMs ?? 30_000 };
+}
+
+/**
+ * By the name of their command.
+ * @throws SagaxError CONFIG_INVALID when one is not of this service, or a command has two
+ */
+export function handlersByName<Tx>(
+  service: string,
+  handlers: readonly Handler<Tx>[],
+): ReadonlyMap<string, Handler<Tx>> {
+  const byName = new Map<string, Handler<Tx>>();
+  for (const handler of handlers) {
+    const { name } = handler.contract;
+    if (handler.contract.service !== service) {
+      throw new SagaxError(
+        'CONFIG_INVALID',
+        `The handler of "${name}" is given to a worker of service "${service}", which gets no such ` +
+          `commands; give it to a worker of "${handler.contract.service}".`,
+      );
+    }
+    if (byName.has(name)) {
+      throw new SagaxError('CONFIG_INVALID', `"${name}" has two handlers; keep one.`);
+    }
+    byName.set(name, handler);
+  }
+  return byName;
 }

@@ -1,7 +1,9 @@
 /**
- * What a service developer imports: the worker, the two kinds of handlers, a store, and contracts.
+ * What a service developer imports: contracts, the two kinds of handlers, and what runs them.
  *
- * `createWorker({ service, store: postgresStore({ pool }), handlers: [transactional(contract, run)], … })`
+ * `export const services = [defineService({ service, handlers: [transactional(contract, run)] })]` is run by
+ * `npm run worker` (SAGAX_WORKERS); `createWorker({ service, handlers, store, bus, clock, topicPrefix, … })` is the same
+ * within a process of your own.
  */
 export {
   command,
@@ -33,6 +35,7 @@ export { memoryStore, type MemoryStore, type MemoryStoreOptions } from './memory
 export type { Gate, MemoryTx } from './memory/transaction.ts';
 export type { CommandLabels, WorkerMetrics } from './metrics.ts';
 export type { ParticipantStore } from './ports.ts';
+export { defineService, type Service, type ServiceOptions } from './postgres/service.ts';
 export { postgresStore, type PostgresStore, type PostgresStoreOptions } from './postgres/store.ts';
 export type { PgTx } from './postgres/transaction.ts';
 export { createWorker, type Worker, type WorkerOptions } from './worker.ts';

@@ -20,7 +20,7 @@ import type { ExecuteDeps } from './barrier.ts';
 import { Batches, canBatch } from './batches.ts';
 import { execute, type ExecuteHow } from './execute.ts';
 import { cutText, textOf } from './failures.ts';
-import type { Handler, Log } from './handlers.ts';
+import { handlersByName, type Handler, type Log } from './handlers.ts';
 import { Lanes, type Task } from './lanes.ts';
 import { deadLetterOf, decode, encodeReply, type Decoded, type ReplyRoute } from './messages.ts';
 import { guarded, NO_METRICS, type WorkerMetrics } from './metrics.ts';
@@ -370,28 +370,6 @@ class CommandWorker<Tx> implements Worker {
 function keyOf(message: ReceivedMessage, decoded: Decoded): string {
   if (decoded.kind === 'command') return decoded.command.sagaId;
   return message.key ?? `${message.partition}#${message.offset}`;
-}
-
-function handlersByName<Tx>(
-  service: string,
-  handlers: readonly Handler<Tx>[],
-): ReadonlyMap<string, Handler<Tx>> {
-  const byName = new Map<string, Handler<Tx>>();
-  for (const handler of handlers) {
-    const { name } = handler.contract;
-    if (handler.contract.service !== service) {
-      throw new SagaxError(
-        'CONFIG_INVALID',
-        `The handler of "${name}" is given to a worker of service "${service}", which gets no such ` +
-          `commands; give it to a worker of "${handler.contract.service}".`,
-      );
-    }
-    if (byName.has(name)) {
-      throw new SagaxError('CONFIG_INVALID', `"${name}" has two handlers; keep one.`);
-    }
-    byName.set(name, handler);
-  }
-  return byName;
 }
 
 function assertLimits(limits: { concurrency: number; maxInFlight: number }): void {

@@ -1,4 +1,4 @@
-/** The README's code is real: it compiles under the project's own settings, and defines a saga that runs. */
+/** The README's code is real: it compiles under the project's own settings with AUTHORING's services, and defines a saga that runs. */
 import { execFile } from 'node:child_process';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
@@ -10,21 +10,33 @@ import type { SagaState } from '../../engine/core/state.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const sample = `${root}readme-sample.ts`;
+const services = `${root}readme-services.ts`;
 const config = `${root}tsconfig.readme-sample.json`;
 let readme: string;
 
+function codeOf(text: string): string {
+  const code = /```ts\n([\s\S]*?)```/.exec(text)?.[1];
+  if (code === undefined) throw new Error('there is no ts block');
+  return `/** Out of a document, while its test runs. */\n${code}`;
+}
+
 beforeAll(async () => {
   readme = await readFile(`${root}README.md`, 'utf8');
-  const code = /```ts\n([\s\S]*?)```/.exec(readme)?.[1];
-  if (code === undefined) throw new Error('README.md has no ts block');
-  await writeFile(sample, `/** Out of the README, while its test runs. */\n${code}`);
+  await writeFile(sample, codeOf(readme));
+  const authoring = await readFile(`${root}docs/AUTHORING.md`, 'utf8');
+  const code = codeOf(authoring.slice(authoring.indexOf('### A service of your own')));
+  await writeFile(services, code.replace('./book-room.ts', './readme-sample.ts'));
   await writeFile(
     config,
-    JSON.stringify({ extends: './tsconfig.json', include: ['readme-sample.ts'] }),
+    JSON.stringify({
+      extends: './tsconfig.json',
+      include: ['readme-sample.ts', 'readme-services.ts'],
+    }),
   );
 });
 afterAll(async () => {
   await rm(sample, { force: true });
+  await rm(services, { force: true });
   await rm(config, { force: true });
 });
 
@@ -34,7 +46,7 @@ describe('README', () => {
     expect(code.trimEnd().split('\n').length).toBeLessThanOrEqual(46);
   });
 
-  test('the saga compiles', { timeout: 60_000 }, async () => {
+  test('the saga compiles, and the services that answer it', { timeout: 60_000 }, async () => {
     const compiled = await promisify(execFile)(`${root}node_modules/.bin/tsc`, ['-p', config], {
       cwd: root,
     });

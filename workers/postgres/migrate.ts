@@ -43,7 +43,7 @@ export async function migrate(client: pg.ClientBase, names: TableNames): Promise
 }
 
 /** `CREATE SCHEMA IF NOT EXISTS` asks for a right on the database even when the schema is there. */
-async function ensureSchema(client: pg.ClientBase, schema: string): Promise<void> {
+export async function ensureSchema(client: pg.ClientBase, schema: string): Promise<void> {
   const found = await client.query('SELECT 1 FROM pg_namespace WHERE nspname = $1', [schema]);
   if (found.rowCount === 0) await client.query(`CREATE SCHEMA IF NOT EXISTS "${schema}"`);
 }
