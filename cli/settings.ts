@@ -202,12 +202,27 @@ export const SETTINGS = {
 
 export type Settings = { [K in keyof typeof SETTINGS]: z.output<(typeof SETTINGS)[K]['schema']> };
 
+/** Names that a service link has, whatever its value. */
+const LINK_NAME =
+  /^SAGAX_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$/;
+const LINK_URL = /^(tcp|udp|sctp):\/\//;
+
+/**
+ * Whether Kubernetes put the variable there: it tells each pod of every Service beside it, and one that is named
+ * `sagax`, or begins with `sagax-`, gives names that look like ours, SAGAX_PORT among them.
+ */
+function isServiceLink(name: string, value: string | undefined): boolean {
+  return (
+    LINK_NAME.test(name) || (/^SAGAX_([A-Z0-9_]+_)?PORT$/.test(name) && LINK_URL.test(value ?? ''))
+  );
+}
+
 /** @throws SagaxError CONFIG_INVALID naming every setting that is wrong, what it is and an example */
 export function parseSettings(env: { readonly [name: string]: string | undefined }): Settings {
   const problems: string[] = [];
   const parsed: { [name: string]: unknown } = {};
   for (const [key, setting] of Object.entries<Setting>(SETTINGS)) {
-    const given = env[key] === '' ? undefined : env[key];
+    const given = env[key] === '' || isServiceLink(key, env[key]) ? undefined : env[key];
     const result = setting.schema.safeParse(given);
     if (result.success) {
       parsed[key] = result.data;
@@ -219,10 +234,10 @@ export function parseSettings(env: { readonly [name: string]: string | undefined
       `${key}=${shown}: ${why}. It is ${setting.what}. Example: ${key}=${setting.example}`,
     );
   }
-  for (const key of Object.keys(env)) {
-    if (key.startsWith('SAGAX_') && !key.startsWith('SAGAX_TEST_') && !(key in SETTINGS)) {
-      problems.push(`${key} is no setting. See --help for those there are.`);
-    }
+  for (const [key, value] of Object.entries(env)) {
+    if (!key.startsWith('SAGAX_') || key.startsWith('SAGAX_TEST_')) continue;
+    if (key in SETTINGS || isServiceLink(key, value)) continue;
+    problems.push(`${key} is no setting. See --help for those there are.`);
   }
   const settings = parsed as Settings;
   if (problems.length === 0) problems.push(...combinations(settings));

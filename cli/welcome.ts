@@ -17,7 +17,8 @@ const EXAMPLE = `{
       "address": { "name": "Ann", "street": "Way 1", "city": "Ulm", "postalCode": "89073", "country": "DE" } } }`;
 
 export function welcome(address: string, { bus, isOpen, own, hasWorkers }: WelcomeFacts): string {
-  const key = isOpen ? '' : ` -H "authorization: Bearer $SAGAX_KEY"`;
+  // Not SAGAX_…: those are settings, and what is none of them stops the next start in that terminal.
+  const key = isOpen ? '' : ` -H "authorization: Bearer $API_KEY"`;
   const who = isOpen
     ? 'It asks nobody for credentials and serves this machine alone (SAGAX_AUTH=off).\n'
     : 'Callers need a key (SAGAX_AUTH=on).\n';
