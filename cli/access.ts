@@ -53,8 +53,8 @@ function nobody({ SAGAX_HOST: host }: Settings, command: ApiCommand): SagaxError
   return new SagaxError(
     'CONFIG_INVALID',
     'The API asks for credentials, and there are none that it could take: no SAGAX_ADMIN_KEY, no SAGAX_JWKS_URL, no live key ' +
-      'in the database. Make a key (`npm run sagax -- keys create --role admin --expires 90d`), or set ' +
-      `SAGAX_ADMIN_KEY to what \`npm run sagax -- keys generate\` prints.${open}`,
+      'in the database. Make a key (`npm run -s sagax -- keys create --role admin --expires 90d`), or set ' +
+      `SAGAX_ADMIN_KEY to what \`npm run -s sagax -- keys generate\` prints.${open}`,
   );
 }
 

@@ -143,14 +143,23 @@ async function onDatabase<T>(settings: Settings, work: (at: At) => Promise<T>): 
   }
 }
 
-const me = (): string => `cli:${userInfo().username}`.slice(0, 160);
+/** Who is at the command line, by the system. A container's user may have a number and no name. */
+export function whoActs(look: () => { username: string } = userInfo): string {
+  let name: string;
+  try {
+    name = look().username;
+  } catch {
+    name = `uid ${process.getuid?.() ?? 'unknown'}`;
+  }
+  return `cli:${name}`.slice(0, 160);
+}
 
 async function audited<T>(
   { auditLog }: At,
   act: { action: string; target: string; reason: string | null },
   work: () => Promise<T>,
 ): Promise<T> {
-  const entry = { ...act, principal: me(), role: 'admin' as const, namespace: null };
+  const entry = { ...act, principal: whoActs(), role: 'admin' as const, namespace: null };
   const id = await auditLog.begin({ ...entry, requestId: randomUUID(), address: null });
   const done = await work();
   await auditLog.finish(id, { status: 200, code: null });
@@ -161,7 +170,7 @@ async function create(at: At, order: KeyOrder): Promise<{ out: string; note: str
   const { role, namespaces, name, lifetimeMs } = order;
   const { id, key, hash } = makeKey();
   const expiresAt = lifetimeMs === null ? null : at.now + lifetimeMs;
-  const stored = { id, hash, name, role, namespaces, createdBy: me(), expiresAt };
+  const stored = { id, hash, name, role, namespaces, createdBy: whoActs(), expiresAt };
   await audited(at, { action: 'createKey', target: id, reason: name }, () =>
     at.keys.create(stored),
   );

@@ -38,7 +38,7 @@ export const ACCESS_SETTINGS = {
       .string()
       .refine((text) => parseKey(text) !== null, 'a whole key, sgx_…')
       .optional(),
-    what: 'an API key of an admin over everything, to begin with; `npm run sagax -- keys generate` prints a new one',
+    what: 'an API key of an admin over everything, to begin with; `npm run -s sagax -- keys generate` prints a new one',
     example: 'sgx_…',
     secret: true,
   },
@@ -110,7 +110,7 @@ export function accessProblems(given: Given): string[] {
   if (given.SAGAX_AUTH === 'off' && !isLoopback(given.SAGAX_HOST)) {
     problems.push(
       `SAGAX_AUTH=off lets in everyone who reaches SAGAX_HOST=${given.SAGAX_HOST}. Leave SAGAX_AUTH out and make keys ` +
-        '(`npm run sagax -- keys create --role admin`), or listen on 127.0.0.1.',
+        '(`npm run -s sagax -- keys create --role admin --expires 90d`), or listen on 127.0.0.1.',
     );
   }
   const jwt = [given.SAGAX_JWKS_URL, given.SAGAX_JWT_ISSUER, given.SAGAX_JWT_AUDIENCE];

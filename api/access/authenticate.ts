@@ -68,7 +68,7 @@ export class Authenticator {
     if (token === undefined) {
       throw new ApiError(
         'UNAUTHENTICATED',
-        'Send `Authorization: Bearer <API key or token>`. `npm run sagax -- keys create` makes a key.',
+        'Send `Authorization: Bearer <API key or token>`. `npm run -s sagax -- keys create --role reader --expires 30d` makes a key.',
       );
     }
     const key = token.startsWith(KEY_PREFIX) ? parseKey(token) : null;

@@ -1,9 +1,10 @@
 /** Settings and arguments of access: what is open by default, what is refused with its remedy, and that secrets are hidden. */
 import { describe, expect, test } from 'vitest';
 import { makeKey } from '../../api/access/keys.ts';
-import { isAuthRequired } from '../../cli/access.ts';
-import { parseKeyOrder, UsageError } from '../../cli/keys.ts';
-import { parseSettings } from '../../cli/settings.ts';
+import { accessOf, isAuthRequired } from '../../cli/access.ts';
+import { parseKeyOrder, UsageError, whoActs } from '../../cli/keys.ts';
+import { describeSettings, parseSettings } from '../../cli/settings.ts';
+import { memoryAccess, systemClock } from '../../engine/memory/index.ts';
 
 describe('authentication', () => {
   test.each([
@@ -75,3 +76,39 @@ describe('`keys create`', () => {
     expect(forever).toMatchObject({ namespaces: null, lifetimeMs: null });
   });
 });
+
+describe('keys from the command line', () => {
+  const order = (text: unknown) => {
+    const [, args = ''] = /-- keys create ([^`]*)`/.exec(String(text)) ?? [];
+    return parseKeyOrder(args.split(' '));
+  };
+
+  test('are made by the commands that refusals name', async () => {
+    const refused = () => parseSettings({ SAGAX_AUTH: 'off', SAGAX_HOST: '0.0.0.0' });
+    expect(order(caught(refused))).toMatchObject({ role: 'admin' });
+    const postgres = { ...memoryAccess(systemClock), clock: systemClock };
+    const nobody = accessOf({ settings: parseSettings({}), postgres } as never, 'api');
+    const error: unknown = await nobody.catch((reason: unknown) => reason);
+    expect(order(error)).toMatchObject({ role: 'admin' });
+    // A shell may take what they print: npm's own words must not be in it.
+    expect(`${String(caught(refused))} ${String(error)} ${describeSettings()}`).not.toMatch(
+      /npm run sagax -- keys (create|generate)/,
+    );
+  });
+
+  test('bear who made them, also where the user has a number and no name', () => {
+    expect(whoActs(() => ({ username: 'ann' }))).toBe('cli:ann');
+    const nameless = () => {
+      throw new Error('ENOENT: uv_os_get_passwd returned ENOENT');
+    };
+    expect(whoActs(nameless)).toBe(`cli:uid ${process.getuid?.() ?? 'unknown'}`);
+  });
+});
+
+function caught(work: () => unknown): unknown {
+  try {
+    return work();
+  } catch (error) {
+    return error;
+  }
+}
