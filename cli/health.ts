@@ -1,17 +1,14 @@
 /** /healthz, /readyz and /metrics of processes that have no API: `engine` and `worker`. */
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { isIPv6, type AddressInfo } from 'node:net';
 import { SagaxError } from '../engine/core/errors.ts';
 import type { Closers, Connections } from './connect.ts';
 
-/** @returns the URL, or null when SAGAX_HEALTH_PORT is not set */
-export async function startHealth(
-  connections: Connections,
-  closers: Closers,
-): Promise<string | null> {
+/** Says in the log where it listens; does nothing when SAGAX_HEALTH_PORT is not set. @throws SagaxError PORT_TAKEN */
+export async function startHealth(connections: Connections, closers: Closers): Promise<void> {
   const { settings, telemetry, postgres, bus } = connections;
   const port = settings.SAGAX_HEALTH_PORT;
-  if (port === undefined) return null;
+  if (port === undefined) return;
   const answer = async (path: string): Promise<{ status: number; type: string; body: string }> => {
     switch (path) {
       case '/healthz':
@@ -66,5 +63,7 @@ export async function startHealth(
     server.listen(port, settings.SAGAX_HOST, resolve);
   });
   closers.add(() => new Promise((resolve) => server.close(resolve)));
-  return `http://${settings.SAGAX_HOST}:${(server.address() as AddressInfo).port}`;
+  const host = isIPv6(settings.SAGAX_HOST) ? `[${settings.SAGAX_HOST}]` : settings.SAGAX_HOST;
+  const address = `http://${host}:${(server.address() as AddressInfo).port}`;
+  telemetry.log.info({ address }, 'health and metrics are served');
 }

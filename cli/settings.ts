@@ -115,7 +115,7 @@ export const SETTINGS = {
   },
   SAGAX_HOST: {
     schema: z.string().min(1).default('127.0.0.1'),
-    what: 'address the API listens on',
+    what: 'address that the API and the health port listen on; in a container 0.0.0.0 or its own address, for others to reach them; default: 127.0.0.1',
     example: '0.0.0.0',
   },
   SAGAX_PORT: {
@@ -126,7 +126,7 @@ export const SETTINGS = {
   ...ACCESS_SETTINGS,
   SAGAX_HEALTH_PORT: {
     schema: whole(0, 65_535).optional(),
-    what: 'TCP port for /healthz, /readyz and /metrics of `engine` and `worker`; default: none',
+    what: 'TCP port, on SAGAX_HOST, for /healthz, /readyz and /metrics of `engine` and `worker`; default: none',
     example: '9090',
   },
   SAGAX_NAMESPACES: {
