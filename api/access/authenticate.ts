@@ -2,8 +2,8 @@
  * From the `Authorization` header to a principal: an API key, or a JSON Web Token.
  *
  * Guards the API's door: who brings nothing, or nothing that is good, is told 401 and no more; and the cost of guessing:
- * an address that failed often is refused before anything is looked up, while keys that are known to be good go on
- * working from it.
+ * an address that failed often is refused before anything is looked up, while keys and tokens that were good within
+ * the last hour go on working from it, as long as they are still good.
  */
 import { timingSafeEqual } from 'node:crypto';
 import type { Clock } from '../../engine/ports.ts';
@@ -95,7 +95,7 @@ export class Authenticator {
     if (key === null) {
       const known = this.#jwt?.cached(token);
       if (known !== undefined) return known;
-      this.#assertMayGuess(address);
+      if (this.#jwt?.wasGood(token) !== true) this.#assertMayGuess(address);
       if (token.startsWith(KEY_PREFIX) || this.#jwt === null) return 'unknown';
       return this.#jwt.check(token);
     }
@@ -103,8 +103,9 @@ export class Authenticator {
       const fits = timingSafeEqual(Buffer.from(hashOf(key.secret), 'hex'), this.#admin.hash);
       return fits ? { name: `key:${key.id}`, role: 'admin', namespaces: null } : 'unknown';
     }
-    if (!this.#keys.isCached(key.id)) this.#assertMayGuess(address);
-    return this.#keys.check(key.id, key.secret);
+    const { id, secret } = key;
+    if (!this.#keys.isCached(id) && !this.#keys.wasGood(id, secret)) this.#assertMayGuess(address);
+    return this.#keys.check(id, secret);
   }
 
   #assertMayGuess(address: string): void {

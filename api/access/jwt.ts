@@ -11,6 +11,7 @@ import { namespaceSchema } from '../../engine/core/wire.ts';
 import type { Clock } from '../../engine/ports.ts';
 import { ROLES, type Role } from '../../engine/ports-access.ts';
 import { Bounded } from './bounded.ts';
+import { KNOWN_GOOD_MS } from './keys.ts';
 import type { Principal } from './principal.ts';
 
 /** No HMAC: whoever could check such a token could also make one. */
@@ -54,6 +55,8 @@ export type JwtVerdict = Principal | 'invalid' | 'expired' | 'unavailable';
 interface Checked {
   principal: Principal;
   until: number;
+  /** Until then it may be checked again whatever else its address tries. */
+  goodUntil: number;
 }
 
 export class JwtChecker {
@@ -61,6 +64,7 @@ export class JwtChecker {
   readonly #clock: Clock;
   readonly #keys: ReturnType<typeof createRemoteJWKSet>;
   readonly #onError: (error: unknown) => void;
+  /** Of tokens that were good. */
   readonly #cache = new Bounded<string, Checked>(MAX_CACHED);
 
   constructor(options: JwtOptions, clock: Clock, onError: (error: unknown) => void) {
@@ -82,8 +86,19 @@ export class JwtChecker {
       : undefined;
   }
 
+  /** Whether exactly this token was good lately, so that checking it is no guess. `check` tells what it is now. */
+  wasGood(token: string): boolean {
+    return (this.#cache.get(nameOf(token))?.goodUntil ?? 0) > this.#clock.now();
+  }
+
   async check(token: string): Promise<JwtVerdict> {
     if (token.length > MAX_TOKEN_LENGTH) return 'invalid';
+    const verdict = await this.#verify(token);
+    if (verdict === 'invalid' || verdict === 'expired') this.#cache.delete(nameOf(token));
+    return verdict;
+  }
+
+  async #verify(token: string): Promise<JwtVerdict> {
     try {
       const now = this.#clock.now();
       const { payload } = await jwtVerify(token, this.#keys, {
@@ -96,8 +111,10 @@ export class JwtChecker {
       });
       const principal = this.#principalOf(payload);
       if (principal === null) return 'invalid';
-      const until = Math.min(now + TOKEN_CACHE_MS, (payload.exp ?? 0) * 1_000);
-      this.#cache.set(nameOf(token), { principal, until });
+      const end = (payload.exp ?? 0) * 1_000;
+      const until = Math.min(now + TOKEN_CACHE_MS, end);
+      const goodUntil = Math.min(now + KNOWN_GOOD_MS, end);
+      this.#cache.set(nameOf(token), { principal, until, goodUntil });
       return principal;
     } catch (error) {
       if (error instanceof errors.JWTExpired) return 'expired';

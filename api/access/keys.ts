@@ -18,6 +18,8 @@ const FORM = /^sgx_([0-9a-f]{12})_([A-Za-z0-9_-]{43})$/;
 export const KEY_CACHE_MS = 10_000;
 /** While the database is away, a key that was good goes on working this long: starts need the bus alone. */
 const KEY_STALE_MS = 60_000;
+/** How long a key that the database said is good may be looked up again whatever else its address tries. */
+export const KNOWN_GOOD_MS = 3_600_000;
 /** How often the time of last use is written. */
 const TOUCH_EVERY_MS = 60_000;
 const MAX_CACHED = 10_000;
@@ -55,11 +57,19 @@ interface Cached {
   at: number;
 }
 
+/** A whole key that was good when the database was last asked. */
+interface Good {
+  hash: string;
+  at: number;
+}
+
 export class KeyChecker {
   readonly #keys: ApiKeys;
   readonly #clock: Clock;
   readonly #onError: (error: unknown) => void;
   readonly #cache = new Bounded<string, Cached>(MAX_CACHED);
+  /** By id. Apart from the cache, so that ids that callers make up crowd no good key out. */
+  readonly #good = new Bounded<string, Good>(MAX_CACHED);
   readonly #asking = new Map<string, Promise<ApiKey | null>>();
   readonly #used = new Set<string>();
   #touchedAt: number;
@@ -78,15 +88,31 @@ export class KeyChecker {
     return this.#clock.now() - cached.at < KEY_CACHE_MS;
   }
 
+  /**
+   * Whether exactly this key was good lately. Then looking it up is no guess: who has the whole key has nothing to find
+   * out, and it is looked up no more often than the cache ends. It may have been revoked since; `check` tells.
+   */
+  wasGood(id: string, secret: string): boolean {
+    const good = this.#good.get(id);
+    if (good === undefined || this.#clock.now() - good.at >= KNOWN_GOOD_MS) return false;
+    return isSame(hashOf(secret), good.hash);
+  }
+
   /** @throws SagaxError DATABASE_UNAVAILABLE when it can't be told */
   async check(id: string, secret: string): Promise<KeyVerdict> {
-    const key = await this.#find(id);
+    const { key, at } = await this.#find(id);
+    const hash = hashOf(secret);
     // A key that is not there is compared too, so that time does not tell which ids exist.
-    const expected = Buffer.from(key?.hash ?? NOBODY, 'hex');
-    const fits = timingSafeEqual(Buffer.from(hashOf(secret), 'hex'), expected);
+    const fits = isSame(hash, key?.hash ?? NOBODY);
+    // Only what the database says of the key itself counts against it: a wrong secret is somebody else's.
+    if (key === null) this.#good.delete(id);
     if (key === null || !fits) return 'unknown';
-    if (key.revokedAt !== null) return 'revoked';
-    if (key.expiresAt !== null && key.expiresAt <= this.#clock.now()) return 'expired';
+    const verdict = this.#stateOf(key);
+    if (verdict !== 'live') {
+      this.#good.delete(id);
+      return verdict;
+    }
+    if (this.#good.get(id)?.at !== at) this.#good.set(id, { hash, at });
     this.#note(id);
     return {
       name: `key:${id}`,
@@ -95,24 +121,28 @@ export class KeyChecker {
     };
   }
 
-  async #find(id: string): Promise<ApiKey | null> {
+  #stateOf({ revokedAt, expiresAt }: ApiKey): 'live' | 'revoked' | 'expired' {
+    if (revokedAt !== null) return 'revoked';
+    return expiresAt !== null && expiresAt <= this.#clock.now() ? 'expired' : 'live';
+  }
+
+  async #find(id: string): Promise<Cached> {
     const cached = this.#cache.get(id);
     const now = this.#clock.now();
-    if (cached !== undefined && now - cached.at < KEY_CACHE_MS) return cached.key;
+    if (cached !== undefined && now - cached.at < KEY_CACHE_MS) return cached;
     let asked = this.#asking.get(id);
     if (asked === undefined) {
       asked = this.#keys.find(id).finally(() => this.#asking.delete(id));
       this.#asking.set(id, asked);
     }
     try {
-      const key = await asked;
-      this.#cache.set(id, { key, at: now });
-      return key;
+      const found = { key: await asked, at: now };
+      this.#cache.set(id, found);
+      return found;
     } catch (error) {
       const isAway = error instanceof SagaxError && error.kind === 'retryable';
-      const known = cached?.key ?? null;
       const isFresh = cached !== undefined && now - cached.at < KEY_STALE_MS;
-      if (isAway && isFresh && known !== null) return known;
+      if (isAway && isFresh && cached.key !== null) return cached;
       throw error;
     }
   }
@@ -126,6 +156,11 @@ export class KeyChecker {
     this.#used.clear();
     this.#keys.touch(ids).catch(this.#onError);
   }
+}
+
+/** Of two hashes, in constant time. */
+function isSame(one: string, other: string): boolean {
+  return timingSafeEqual(Buffer.from(one, 'hex'), Buffer.from(other, 'hex'));
 }
 
 /** The hash of nothing that can be sent. */

@@ -1,6 +1,6 @@
 /** What keys cost and how often they may be tried: caches, revocation, rate limits, long answers. */
 import { describe, expect, it } from 'vitest';
-import { KEY_CACHE_MS, makeKey, parseKey } from '../../api/access/keys.ts';
+import { KEY_CACHE_MS, KNOWN_GOOD_MS, makeKey, parseKey } from '../../api/access/keys.ts';
 import { callerOf, RateLimit } from '../../api/access/rate.ts';
 import { Bounded } from '../../api/access/bounded.ts';
 import { SagaxError } from '../../engine/core/errors.ts';
@@ -135,6 +135,61 @@ describe('rate limits', () => {
     expect(await ask(unseen)).toBe(429);
     await clock.advance(10_000);
     expect(await ask(unseen)).toBe(200);
+  });
+
+  it('of guesses keep no key out that was good within the hour, and are no way to look it up often', async () => {
+    const clock = new ManualClock();
+    const api = await openSecureApi({ clock, options: { authFailuresPerMin: 1 } });
+    const lookups: string[] = [];
+    const { find } = api.access.apiKeys;
+    api.access.apiKeys.find = (id) => {
+      lookups.push(id);
+      return find(id);
+    };
+    const [good, revoked, gone, ended, idle] = [
+      await api.key('reader'),
+      await api.key('reader'),
+      await api.key('reader'),
+      await api.key('reader', null, clock.now() + 30_000),
+      await api.key('reader'),
+    ];
+    const ask = async (key: string) => (await api.ask(key, 'GET', '/v1/sagas')).status;
+    const guess = async () => expect([401, 429]).toContain(await ask(makeKey().key));
+    for (const key of [good, revoked, gone, ended, idle]) expect(await ask(key)).toBe(200);
+    await api.access.apiKeys.revoke(revoked.slice(4, 16));
+    api.access.keys.delete(gone.slice(4, 16));
+    await clock.advance(KEY_CACHE_MS * 4);
+    await guess();
+    expect(await ask(makeKey().key)).toBe(429);
+
+    // The id alone opens nothing: it must be the whole key, and looking that up is a question each ten seconds.
+    lookups.length = 0;
+    const wrong = `${good.slice(0, 17)}${makeKey().key.slice(17)}`;
+    expect(await ask(wrong)).toBe(429);
+    expect(lookups).toEqual([]);
+    for (let n = 0; n < 20; n++) expect(await ask(good)).toBe(200);
+    expect(lookups).toEqual([good.slice(4, 16)]);
+
+    // What was good and is not any more is refused at once, and then is a guess like others.
+    for (const key of [revoked, gone, ended]) expect(await ask(key)).toBe(401);
+    lookups.length = 0;
+    await clock.advance(KEY_CACHE_MS);
+    for (const key of [revoked, gone, ended]) expect(await ask(key)).toBe(429);
+    expect(lookups).toEqual([]);
+
+    // A wrong secret under its id takes nothing from the key.
+    expect(await ask(good)).toBe(200);
+    expect(await ask(wrong)).toBe(401);
+    await clock.advance(KEY_CACHE_MS);
+    expect(await ask(good)).toBe(200);
+
+    // Seen again and again it stays known; what was not seen for an hour is not.
+    for (let passed = 0; passed < KNOWN_GOOD_MS; passed += KNOWN_GOOD_MS / 4) {
+      await clock.advance(KNOWN_GOOD_MS / 4);
+      await guess();
+      expect(await ask(good)).toBe(200);
+    }
+    expect(await ask(idle)).toBe(429);
   });
 
   it('see the caller behind a proxy only when the proxy is trusted', async () => {

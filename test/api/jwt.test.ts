@@ -3,6 +3,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { exportJWK, exportSPKI, generateKeyPair, SignJWT, UnsecuredJWT } from 'jose';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ManualClock } from '../../engine/memory/index.ts';
 import { openSecureApi, SAGA, type SecureApi } from './access-support.ts';
 
 const ISSUER = 'https://id.example.com/';
@@ -118,6 +119,25 @@ describe('a token', () => {
     });
     const inherited = await open({ roleClaim: 'constructor.name' });
     expect(await get(inherited, await token())).toMatchObject({ status: 401 });
+  });
+
+  it('that was good is taken while bad ones lock its address out, until it ends', async () => {
+    const clock = new ManualClock(Date.now());
+    const options = { authFailuresPerMin: 1 };
+    const api = await openSecureApi({ clock, options, access: { jwt } });
+    const [good, unseen] = [await token(), await token({ sub: 'bob' })];
+    expect(await get(api, good)).toMatchObject({ status: 200 });
+    const lockOut = async () => {
+      await clock.advance(61_000);
+      await get(api, await token({}, 'rsa', stranger.privateKey));
+      expect(await get(api, unseen)).toMatchObject({ status: 429 });
+    };
+    await lockOut();
+    expect(await get(api, good)).toMatchObject({ status: 200 });
+    await lockOut();
+    await clock.advance(3_600_000);
+    await get(api, await token({}, 'rsa', stranger.privateKey));
+    expect(await get(api, good)).toMatchObject({ status: 429 });
   });
 
   it('is taken only where a provider is set', async () => {
