@@ -40,7 +40,8 @@ const key = z.string().regex(/^[\x21-\x7e]{1,200}$/, '1 to 200 visible ASCII cha
 
 export const idempotencyHeaders = z.looseObject({
   'idempotency-key': key.optional().register(docs, {
-    description: 'Makes the request repeatable: a repeat with the same key has the effect of one.',
+    description:
+      'Makes the request repeatable: a repeat with the same key has the effect of one, as long as the saga is kept.',
   }),
 });
 export const startHeaders = idempotencyHeaders.extend({
@@ -76,7 +77,7 @@ const startFields = {
   input: anyJson.register(docs, { description: "Fits the definition's input schema." }),
   businessKey: z.string().min(1).max(256).optional().register(docs, {
     description:
-      'One saga a definition and key, for ever: a repeat of the request gets the same saga.',
+      'One saga a definition and key, as long as that saga is kept: a repeat of the request gets the same saga.',
   }),
   attributes: attributes.optional(),
 };

@@ -46,10 +46,10 @@ export type BatchOutcome = PlannedStart | { refused: unknown };
 const RESERVING_AT_ONCE = 16;
 
 /**
- * A reserved saga that is not there is put again only this long; after it, it may have run, ended and been dropped
- * with its partition, and a second start would run it again. Partitions are weekly, so none is dropped sooner.
+ * A reserved saga that is not there and is younger than this was never begun, whatever the database says of its week:
+ * SAGAX_RETENTION_DAYS is at least 1, and half of that leaves room for clocks.
  */
-const REPUBLISH_WITHIN_MS = 7 * 86_400_000;
+const NEVER_DROPPED_MS = 43_200_000;
 
 export class Starts {
   readonly #catalog: Catalog;
@@ -134,7 +134,7 @@ export class Starts {
     if (reserved.fresh) return fresh;
     const existing = await this.#reader.get(namespace, reserved.sagaId);
     if (existing !== null) return replayOf(existing);
-    if (this.#clock.now() - parseSnowflake(reserved.sagaId).ms > REPUBLISH_WITHIN_MS) {
+    if (await this.#mayHaveRun(reserved.sagaId)) {
       throw new SagaxError(
         'KEY_REUSED',
         `The key belongs to saga ${reserved.sagaId}, which is no longer kept. Use a new key for a new saga.`,
@@ -142,6 +142,15 @@ export class Starts {
     }
     // The one who reserved it may have died before its start was in the bus, so it is put again.
     return { ...this.#message(order, definition, input, reserved.sagaId), replayed: true };
+  }
+
+  /**
+   * Of a reserved saga that was not found: it may have run, ended and been dropped with its week, and a second start would
+   * run it again. Keys go with the week, but over several databases they stay until the last of them has dropped it.
+   */
+  async #mayHaveRun(sagaId: string): Promise<boolean> {
+    if (this.#clock.now() - parseSnowflake(sagaId).ms < NEVER_DROPPED_MS) return false;
+    return !(await this.#reader.isKept(sagaId));
   }
 
   #message(

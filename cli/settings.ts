@@ -185,7 +185,7 @@ export const SETTINGS = {
   },
   SAGAX_RETENTION_DAYS: {
     schema: whole(1, 36_500).optional(),
-    what: 'days after which ended sagas are dropped, week by week; default: never',
+    what: 'days after which ended sagas are dropped with their keys, week by week; default: never',
     example: '90',
   },
   SAGAX_DRAIN_MS: {

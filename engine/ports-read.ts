@@ -52,6 +52,11 @@ export interface SagaReader {
   list(query: SagaQuery, options?: PartOptions): Promise<SagaSummary[]>;
   /** Events with a stream version above `afterVersion`, in order, at most `limit`. */
   history(sagaId: string, afterVersion: number, limit: number): Promise<LoggedEvent[]>;
+  /**
+   * Whether the log still has the week that the id is of. Then a saga of it that is not found was never begun; once the
+   * week is dropped, it may have run and ended.
+   */
+  isKept(sagaId: string): Promise<boolean>;
   shards(options?: PartOptions): Promise<
     {
       shard: number;

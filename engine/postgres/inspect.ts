@@ -10,6 +10,7 @@ import type { SagaStatus } from '../core/events.ts';
 import type { SagaSummary } from '../ports.ts';
 import type { SagaQuery, SagaReader } from '../ports-read.ts';
 import { searchable } from './append.ts';
+import { summariesOf } from './partitions.ts';
 import type { Database } from './pool.ts';
 import { EVENT_COLUMNS, fromJsonb, toId, toLoggedEvent, toText, type EventRow } from './rows.ts';
 
@@ -73,6 +74,14 @@ export function postgresReader(db: Database): SagaReader {
         values: [sagaId, afterVersion, Math.min(limit, MAX_ROWS)],
       });
       return rows.map(toLoggedEvent);
+    },
+    isKept: async (sagaId) => {
+      const [row] = await db.read<{ kept: boolean }>({
+        name: 'sagax-week-kept',
+        text: `SELECT to_regclass('sagax.' || $1) IS NOT NULL AS kept`,
+        values: [summariesOf(sagaId)],
+      });
+      return row?.kept === true;
     },
     shards: () => shards(db),
     ping: async () => {

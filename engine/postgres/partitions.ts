@@ -53,6 +53,11 @@ function partitionName(table: TableName, week_ms: number): string {
   return `${table}_${new Date(week_ms).toISOString().slice(0, 10).replaceAll('-', '')}`;
 }
 
+/** Name of the partition that the saga's summary belongs in; there is one until retention drops the week. */
+export function summariesOf(sagaId: string): string {
+  return partitionName('sagas', weekOf(parseSnowflake(sagaId).ms));
+}
+
 function weekOfName(name: string): number {
   return Date.parse(name.replace(/^sagas_(\d{4})(\d{2})(\d{2})$/, '$1-$2-$3T00:00:00Z'));
 }

@@ -33,6 +33,7 @@ export function spreadReader(parts: Parts): SagaReader {
     },
     history: (sagaId, afterVersion, limit) =>
       parts.ofSaga(sagaId).ask(({ reader }) => reader.history(sagaId, afterVersion, limit)),
+    isKept: (sagaId) => parts.ofSaga(sagaId).ask(({ reader }) => reader.isKept(sagaId)),
     shards: async (options) => {
       const call = ({ reader }: PostgresPorts) => reader.shards();
       const found = await fromEach(parts, parts.all, call, options);

@@ -149,15 +149,29 @@ describe('keys', () => {
     expect(published).toHaveLength(2);
   });
 
-  it('does not start again what was dropped with its partition', async () => {
-    const { app, memory, published } = await openApi();
-    await app.inject(start(rome, { 'idempotency-key': 'k' }));
-    const [key, reserved] = [...memory.db.startKeys][0] ?? ['', { fingerprint: '' }];
-    const sagaId = composeSnowflake(Date.now() - 8 * 86_400_000, 1, 0);
-    memory.db.startKeys.set(key, { ...reserved, sagaId });
-    const response = await app.inject(start(rome, { 'idempotency-key': 'k' }));
+  const reservedBefore = async (days: number, isKept: boolean) => {
+    const api = await openApi({ reader: { isKept: async () => isKept } });
+    await api.app.inject(start(rome, { 'idempotency-key': 'k' }));
+    const [key, reserved] = [...api.memory.db.startKeys][0] ?? ['', { fingerprint: '' }];
+    const sagaId = composeSnowflake(Date.now() - days * 86_400_000, 1, 0);
+    api.memory.db.startKeys.set(key, { ...reserved, sagaId });
+    const response = await api.app.inject(start(rome, { 'idempotency-key': 'k' }));
+    return { sagaId, response, again: api.published.slice(1).map((message) => message.key) };
+  };
+
+  it.each([[1], [8]])('does not start again what may have been dropped: %i days', async (days) => {
+    const { response, again } = await reservedBefore(days, false);
     expect([response.statusCode, response.json().code]).toEqual([409, 'KEY_REUSED']);
-    expect(published).toHaveLength(1);
+    expect(again).toEqual([]);
+  });
+
+  it.each([
+    ['weeks later, while its week is kept', 20, true],
+    ['within hours, when nothing can have been dropped', 0.25, false],
+  ])('starts what never came through, %s', async (_when, days, isKept) => {
+    const { response, again, sagaId } = await reservedBefore(days, isKept);
+    expect([response.statusCode, response.json().sagaId]).toEqual([200, sagaId]);
+    expect(again).toEqual([sagaId]);
   });
 
   it('is reserved before the publish, so a repeat after a failed one gets the same id', async () => {

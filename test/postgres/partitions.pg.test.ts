@@ -153,6 +153,9 @@ test('an old week is dropped with its keys; one with a live saga, a timer or an 
     `sagax.${names(ended)[0]}`,
   ]);
   expect(rows).toEqual([{ there: null }]);
+  expect(await ports.reader.isKept(endedId)).toBe(false);
+  expect(await ports.reader.isKept(sagaId(live + WEEK_MS - 1))).toBe(true);
+  expect(await ports.reader.isKept(sagaId(ports.clock.now()))).toBe(true);
   // The key is free again.
   const other = sagaId();
   expect(

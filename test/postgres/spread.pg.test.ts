@@ -239,6 +239,10 @@ describe('two databases', () => {
     expect(report.dropped).toEqual([weekOf(old_ms)]);
     expect(report.refused).toHaveLength(1);
     expect(await kept()).toEqual([{ key: 'b-0' }, { key: 'b-1' }]);
+    // By its key the ended one is still found, by its id no more: it must not be started again.
+    expect(await ports.reader.get('default', ended)).toBeNull();
+    expect(await ports.reader.isKept(ended)).toBe(false);
+    expect(await ports.reader.isKept(live)).toBe(true);
     const w = all[1] as Writer;
     await ports.eventLog.append(w.batch({ summaries: [summary(live, { status: 'completed' })] }));
     await ports.maintain({ retentionMs });
