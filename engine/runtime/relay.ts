@@ -129,6 +129,8 @@ export class Relay {
   }
 
   async #run(): Promise<void> {
+    // When nothing of the queue can be a message, nothing below waits, and the end would come before `#running` is set.
+    await Promise.resolve();
     let pauseMs = RETRY_FIRST_MS;
     while (this.#queue.length > 0 && !this.#stop.signal.aborted) {
       const batch = this.#queue.slice(0, PUBLISH_LIMIT);

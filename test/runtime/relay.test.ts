@@ -30,6 +30,12 @@ const requested = (shardSeq: number): LoggedEvent =>
   });
 const noted = (shardSeq: number): LoggedEvent =>
   logged(shardSeq, { type: 'TimerFired', timerId: 't' });
+/** Too large for one message. */
+const huge = (shardSeq: number): LoggedEvent =>
+  logged(shardSeq, {
+    ...(requested(shardSeq).event as Extract<LoggedEvent['event'], { type: 'StepRequested' }>),
+    input: { text: 'x'.repeat(1_000_000) },
+  });
 function logged(shardSeq: number, event: LoggedEvent['event']): LoggedEvent {
   return {
     sagaId: SAGA,
@@ -155,16 +161,21 @@ describe('order and progress', () => {
 
   test('an event that can not be a message is passed over, with a line that names it', async () => {
     const rig = await relayRig();
-    const huge = logged(2, {
-      ...(requested(2).event as Extract<LoggedEvent['event'], { type: 'StepRequested' }>),
-      input: { text: 'x'.repeat(1_000_000) },
-    });
-    rig.relay.offer([requested(1), huge, requested(3)], 3);
+    rig.relay.offer([requested(1), huge(2), requested(3)], 3);
     await until('all is done with', () => rig.relay.publishedSeq === 3);
     expect(rig.published()).toEqual([1, 3]);
     expect(rig.telemetry.lines).toMatchObject([
       { level: 'error', fields: { sagaId: SAGA, streamVersion: 2 } },
     ]);
+  });
+
+  test('… also when it stands alone, and what comes after it goes out', async () => {
+    const rig = await relayRig();
+    rig.relay.offer([huge(1)], 1);
+    await until('it is done with', () => rig.relay.publishedSeq === 1);
+    rig.relay.offer([requested(2)], 2);
+    await until('the next one is out', () => rig.relay.publishedSeq === 2);
+    expect(rig.published()).toEqual([2]);
   });
 });
 
