@@ -28,7 +28,7 @@ import { WakeUps } from './wake-ups.ts';
 const WAKES_PER_BATCH = 200;
 /** Inbox text (UTF-16 units) in one batch: with what its events repeat of it, an append stays within tens of MB. */
 const BATCH_TEXT_LIMIT = 4_000_000;
-/** Pause between attempts to append while the database does not answer. */
+/** Pause before a batch that failed is tried again. */
 const APPEND_RETRY_MS = 250;
 /** How long a shard that closes waits for its batch and its relay, when the database or the bus is away. */
 const CLOSE_LIMIT_MS = 5_000;
@@ -180,7 +180,7 @@ export class Shard {
       const work = this.#takeWork();
       const wakes = this.#wakeUps.take(WAKES_PER_BATCH);
       try {
-        const resumeAt = await this.#applyOrSplit(
+        const resumeAt = await this.#applyAgain(
           work.flatMap(({ messages }) => messages),
           wakes,
         );
@@ -221,6 +221,28 @@ export class Shard {
       taken.push(next);
     }
     return taken;
+  }
+
+  /**
+   * One batch, a second time as it is after a pause when it failed with an error that has no code: what fails by
+   * chance must not cost a good message.
+   * @returns where to go on reading, or null
+   */
+  async #applyAgain(
+    messages: readonly ReceivedMessage[],
+    wakes: readonly string[],
+  ): Promise<bigint | null> {
+    try {
+      return await this.#batch(messages, wakes);
+    } catch (error) {
+      if (!this.isOpen || error instanceof SagaxError) throw error;
+      this.#deps.telemetry.log.warn(
+        { shard: this.number, err: error },
+        'a batch failed; it is tried once more',
+      );
+      await this.#deps.clock.sleep(APPEND_RETRY_MS, this.#stop.signal);
+      return this.#applyOrSplit(messages, wakes);
+    }
   }
 
   /**

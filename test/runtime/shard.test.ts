@@ -174,7 +174,9 @@ describe('inputs that can not be applied', () => {
     refusing(rig, '77')();
     const shard = await rig.open();
     const ids = Array.from({ length: 40 }, (_, n) => String(n + 60));
-    await shard.handle(rig.next(...ids.map((id) => startOf(id))));
+    const handled = shard.handle(rig.next(...ids.map((id) => startOf(id))));
+    await rig.clock.advance(250);
+    await handled;
     for (const id of ids) expect(rig.types(id)).toHaveLength(id === '77' ? 0 : 2);
     expect(rig.memory.db.deadLetters).toMatchObject([{ code: 'INTERNAL', offset: 17n }]);
     expect(rig.memory.db.deadLetters[0]?.reason).toContain('out of range');
@@ -182,6 +184,24 @@ describe('inputs that can not be applied', () => {
     expect(rig.losses).toEqual([]);
     await shard.close();
   });
+
+  test.each(['load', 'append'] as const)(
+    'one that stands alone and fails once by chance (%s) is applied',
+    async (method) => {
+      const rig = await shardRig();
+      const shard = await rig.open();
+      rig.log.next(
+        method,
+        failing(() => Object.assign(new Error('too many open files'), { code: 'EMFILE' })),
+      );
+      const handled = shard.handle(rig.next(startOf('1')));
+      await rig.clock.advance(250);
+      await handled;
+      expect(rig.memory.db.deadLetters).toEqual([]);
+      expect(rig.types('1')).toHaveLength(2);
+      await shard.close();
+    },
+  );
 
   test('nothing is parked while the log can not be read at all', async () => {
     const rig = await shardRig();
@@ -191,7 +211,10 @@ describe('inputs that can not be applied', () => {
       failing(() => new Error('relation "sagax.events" does not exist')),
     );
     const messages = rig.next(startOf('1'), startOf('2'));
-    await expect(shard.handle(messages)).rejects.toThrow('does not exist');
+    const refused = shard.handle(messages);
+    refused.catch(() => undefined);
+    await rig.clock.advance(250);
+    await expect(refused).rejects.toThrow('does not exist');
     expect(rig.memory.db.deadLetters).toEqual([]);
     rig.log.heal();
     const again = shard.handle(messages);
