@@ -223,10 +223,15 @@ export interface SubscribeOptions {
   /**
    * A partition came to us. Returns the offset to start from, or null for the group's committed one
    * (from the beginning when there is none). Batches below the returned offset may still come: the
-   * consumer filters. Awaited before the partition's first batch is delivered.
+   * consumer filters. Awaited before the partition's first batch is delivered. If it rejects, it is called
+   * again after a pause for as long as the partition is ours. It must not try for long by itself: until it has
+   * ended `onRevoked` does not come, and nobody else may get the partition.
    */
   onAssigned?: (topic: string, partition: number) => Promise<bigint | null>;
-  /** A partition went away (or the subscription closes). Work on it may still be under way: fence it. */
+  /**
+   * A partition went away (or the subscription closes). Work on it may still be under way: fence it. Called after
+   * an `onAssigned` of the partition that is under way, and also when that one rejected.
+   */
   onRevoked?: (topic: string, partition: number) => Promise<void>;
   /**
    * One partition's messages, in order; the next batch of that partition comes when this resolves, so

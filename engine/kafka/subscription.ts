@@ -335,7 +335,7 @@ export class KafkaSubscription implements Subscription {
     this.#revoke(lane);
   }
 
-  /** `onRevoked` comes at once, whatever is still running; the partition opens again only after both. */
+  /** `onRevoked` waits for a running `onAssigned`, and for no batch; the partition opens again when all of it is over. */
   #revoke(lane: Lane): void {
     const opening = this.#tails.get(lane.key);
     const { topic, partition } = lane;

@@ -90,8 +90,7 @@ export class MemorySubscription implements Subscription {
       try {
         const assignment = await this.#io('bus.assignment', () => this.#lookUp());
         if (this.#closing) return;
-        await this.#adopt(assignment);
-        this.#ready.open();
+        this.#adopt(assignment);
       } catch {
         await this.#host.clock.sleep(this.#tuning.retryPauseMs);
         continue;
@@ -115,13 +114,13 @@ export class MemorySubscription implements Subscription {
     return this.#broker.assignment(group, this.#memberId) ?? [];
   }
 
-  async #adopt(assignment: readonly TopicPartition[]): Promise<void> {
+  #adopt(assignment: readonly TopicPartition[]): void {
     const wanted = new Map(assignment.map((where) => [keyOf(where), where]));
     for (const key of [...this.#readers.keys()]) {
       if (!wanted.has(key)) void this.#revoke(key);
     }
     const fresh = [...wanted].filter(([key]) => !this.#readers.has(key));
-    const started = fresh.map(([key, where]) => {
+    for (const [key, where] of fresh) {
       const reader = new PartitionReader(where, {
         broker: this.#broker,
         host: this.#host,
@@ -131,10 +130,11 @@ export class MemorySubscription implements Subscription {
         begin: () => this.#begin(key, where),
       });
       this.#readers.set(key, reader);
-      return reader.started;
-    });
-    // Only the first assignment is waited for as a whole; a later one must not hold up the next.
-    if (!this.#ready.isOpen) await Promise.all(started);
+    }
+    if (this.#ready.isOpen) return;
+    // Not waited for here: a partition that can't be opened may be taken away meanwhile.
+    const started = [...this.#readers.values()].map((reader) => reader.started);
+    void Promise.all(started).then(() => this.#ready.open());
   }
 
   /** `onAssigned`, then where to start. Behind the callbacks of the partition that are still under way. */

@@ -205,7 +205,7 @@ export class PostgresSubscription implements Subscription {
     this.#host.membershipChanged();
   }
 
-  /** `onRevoked` comes at once, whatever is still running; the partition opens again only after both. */
+  /** `onRevoked` waits for a running `onAssigned`, and for no batch; the partition opens again when all of it is over. */
   #revoke(lane: BusLane): Promise<void> {
     const { partitionId, topic, partition } = lane.options;
     const opening = this.#tails.get(partitionId);

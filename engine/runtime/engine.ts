@@ -134,28 +134,29 @@ class EngineNode implements Engine {
     }));
   }
 
-  /** The bus says that a partition is ours: take its shard from whoever had it. @returns where to read on */
+  /**
+   * The bus says that a partition is ours: take its shard from whoever had it. One attempt: the bus makes the next one,
+   * since only between two of them can it tell us that the partition is another's by now.
+   * @returns where to read on
+   */
   async #take(number: number): Promise<bigint | null> {
     this.#assigned.add(number);
-    while (this.#mayHold(number)) {
-      try {
-        const shard = await this.#inTurn(number, () => this.#open(number, true));
-        if (shard !== null) {
-          await this.#checkInbox(number, shard.nextOffset);
-          return shard.nextOffset;
-        }
-      } catch (error) {
-        if (error instanceof SagaxError && error.code === 'DATABASE_UNAVAILABLE') {
-          this.#databaseAway.resolve();
-        }
-        this.#telemetry.log.error(
-          { shard: number, err: error },
-          'a shard could not be taken; it is tried again',
-        );
-        await this.#options.clock.sleep(OPEN_RETRY_MS, this.#draining.signal);
+    if (!this.#mayHold(number)) return null;
+    try {
+      const shard = await this.#inTurn(number, () => this.#open(number, true));
+      if (shard === null) return null;
+      await this.#checkInbox(number, shard.nextOffset);
+      return shard.nextOffset;
+    } catch (error) {
+      if (error instanceof SagaxError && error.code === 'DATABASE_UNAVAILABLE') {
+        this.#databaseAway.resolve();
       }
+      this.#telemetry.log.error(
+        { shard: number, err: error },
+        'a shard could not be taken; it is tried again',
+      );
+      throw error;
     }
-    return null;
   }
 
   /**

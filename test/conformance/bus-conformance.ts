@@ -381,6 +381,34 @@ function membershipTests({ bus, topic, open, harness }: Context): void {
     expect(first.values.filter((v) => v?.startsWith('p'))).toHaveLength(2);
   });
 
+  it('takes partitions away whose onAssigned never succeeds, and says so', async () => {
+    const name = await topic();
+    const group = `g-${name}`;
+    const refused = new Set<number>();
+    const all = Promise.withResolvers<void>();
+    const first = new BusRecorder();
+    const one = bus().subscribe(
+      first.options({
+        group,
+        topics: [name],
+        onAssigned: (_, partition) => {
+          if (refused.add(partition).size === PARTITIONS) all.resolve();
+          return Promise.reject(new Error('not today'));
+        },
+      }),
+    );
+    await all.promise;
+    const second = new BusRecorder();
+    const two = open().subscribe(second.options({ group, topics: [name] }));
+    await second.until(() => second.moves.length === PARTITIONS / 2);
+    await first.until(() => first.moves.length === PARTITIONS / 2);
+    const gone = first.moves.map((move) => move.replace('-', '+'));
+    expect(gone.toSorted(byText)).toEqual(second.moves.toSorted(byText));
+    await one.close();
+    await second.until(() => second.moves.length === PARTITIONS);
+    await two.close();
+  });
+
   it('takes over from a member that was killed', async ({ skip }) => {
     const { spawnMember } = harness();
     if (spawnMember === undefined) return skip('this adapter has no members that can be killed');

@@ -122,9 +122,19 @@ function world(shards = 1) {
     });
     return { engine, bus, publisher, log, leases, telemetry };
   };
+  /** As every bus does: asks again until the partition is taken. */
+  const assigned = async ({ bus }: Node, partition = 0): Promise<bigint | null> => {
+    for (;;) {
+      try {
+        return await bus.assign(partition);
+      } catch {
+        await clock.sleep(500);
+      }
+    }
+  };
   const row = (shard = 0) => memory.db.shard(shard);
   const types = (sagaId: string) => memory.db.stream(sagaId).map(({ event }) => event.type);
-  return { clock, memory, node, row, types };
+  return { clock, memory, node, assigned, row, types };
 }
 const owned = ({ engine }: Node): [number, number][] =>
   engine.shards().map(({ shard, epoch }) => [shard, epoch]);
@@ -189,23 +199,48 @@ describe('assignments', () => {
   });
 
   test('a shard that can not be taken while the database is away is taken when it is back', async () => {
-    const { clock, node } = world();
+    const { clock, node, assigned } = world();
     const a = await node('a');
     a.leases.always('acquire', failing());
-    const taken = a.bus.assign(0);
+    const taken = assigned(a);
     await clock.advance(60_000);
     expect(owned(a)).toEqual([]);
     a.leases.heal();
-    await clock.advance(250);
+    await clock.advance(500);
     expect(await taken).toBe(0n);
     expect(owned(a)).toEqual([[0, 1]]);
   });
 
+  test('a shard that can not be taken and has gone to another node is not taken from it later', async () => {
+    const { clock, memory, row } = world(2);
+    const join = async (owner: string): Promise<Faults<ShardLeases>> => {
+      const ports = memory.another(owner);
+      const leases = new Faults(ports.shardLeases);
+      if (owner === 'a') leases.always('acquire', failing());
+      const options = { definitions: [job], topology: TOPOLOGY, leaseTtlMs: TTL_MS };
+      const engine = createEngine({ ...ports, ...options, shardLeases: leases.port, owner });
+      await engine.start();
+      draining.push(() => engine.drain());
+      return leases;
+    };
+    const cut = await join('a');
+    await clock.advance(1_000);
+    // The bus gives it one of the two.
+    await join('b');
+    await clock.advance(1_000);
+    cut.heal();
+    await clock.advance(TTL_MS);
+    expect([row(0), row(1)]).toMatchObject([
+      { owner: 'a', epoch: 1 },
+      { owner: 'b', epoch: 1 },
+    ]);
+  });
+
   test('an inbox that ends below what was applied is refused, with the remedy (I4)', async () => {
-    const { clock, memory, node } = world();
+    const { clock, memory, node, assigned } = world();
     memory.db.shard(0).nextOffset = 40n;
     const a = await node('a');
-    const taken = a.bus.assign(0);
+    const taken = assigned(a);
     await clock.advance(1_000);
     expect(a.telemetry.lines.find(({ level }) => level === 'error')?.fields).toMatchObject({
       err: { code: 'TOPOLOGY_MISMATCH', message: expect.stringContaining('next_offset') as string },
@@ -386,12 +421,13 @@ describe('drains', () => {
   });
 
   test('end though a shard is just being opened and the database is away', async () => {
-    const { clock, node } = world();
+    const { clock, node, assigned } = world();
     const a = await node('a');
     a.leases.always('acquire', failing());
-    const taken = a.bus.assign(0);
+    const taken = assigned(a);
     await clock.advance(1_000);
     await a.engine.drain();
+    await clock.advance(500);
     expect(await taken).toBeNull();
   });
 
