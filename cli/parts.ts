@@ -79,6 +79,7 @@ export async function startApi(
     postgres.clock,
     owner,
     settings.SAGAX_NODE_LEASE_MS,
+    telemetry.log,
   );
   closers.add(() => ids.close());
   const api = createApi(

@@ -8,6 +8,7 @@
 import { SagaxError } from '../core/errors.ts';
 import { SnowflakeGenerator } from '../core/ids.ts';
 import type { Clock, NodeIdLeases } from '../ports.ts';
+import { silentTelemetry, type Logger } from './telemetry.ts';
 
 export interface Snowflakes {
   /** @returns the next id, in decimal digits. @throws SagaxError NODE_LEASE_LOST, CLOCK_BACKWARDS: try again later */
@@ -34,6 +35,7 @@ interface Held {
 /**
  * @param owner shown to operators; need not be unique
  * @param ttlMs length of the lease; a node id of a dead process is free again after it
+ * @param log told of each renewal that fails
  * @throws SagaxError NODE_IDS_EXHAUSTED, DATABASE_UNAVAILABLE when the first node id can't be had
  */
 export async function createSnowflakes(
@@ -41,9 +43,12 @@ export async function createSnowflakes(
   clock: Clock,
   owner: string,
   ttlMs: number,
+  log: Pick<Logger, 'warn'> = silentTelemetry.log,
 ): Promise<Snowflakes> {
   const stop = new AbortController();
   let held: Held | null = await acquire(nodeIds, clock, owner, ttlMs);
+  /** Why the last renewal failed. */
+  let failure: unknown;
 
   const keep = async (): Promise<void> => {
     // One step of this loop a third of a lease; it ends with `close`.
@@ -51,16 +56,18 @@ export async function createSnowflakes(
       try {
         if (held !== null && !(await renew(nodeIds, clock, held, ttlMs))) held = null;
         held ??= await acquire(nodeIds, clock, owner, ttlMs);
+        failure = undefined;
       } catch (error) {
-        // Out of reach or exhausted: the deadline goes on running, and the next step tries again.
-        if (!(error instanceof SagaxError) || error.kind !== 'retryable') throw error;
+        // Whatever it is: the deadline goes on running, and the next step tries again.
+        failure = error;
+        log.warn(
+          { owner, err: error },
+          'the lease on the Snowflake node id could not be renewed; it is tried again',
+        );
       }
     }
   };
-  let failure: unknown = null;
-  const keeping = keep().catch((error: unknown) => {
-    failure = error;
-  });
+  const keeping = keep();
 
   return {
     next: () => {
