@@ -374,21 +374,39 @@ export class BatchBuilder {
 
   /** Publishes messages that belong to other shards; before the commit, so that none is lost (a repeat is dropped there). */
   async forward(): Promise<void> {
-    if (this.#forwards.length === 0) return;
+    if (this.#forwards.length === 0 || (await this.#passOn(this.#forwards)) === null) return;
+    // One that the bus refuses must not hold up the others, nor this shard.
+    for (const message of this.#forwards) {
+      const refusal = await this.#passOn([message]);
+      if (refusal !== null) this.#park(message, refusal.code, refusal.message);
+    }
+  }
+
+  /**
+   * @returns why the bus will never take them, or null when it has taken all
+   * @throws SagaxError when it is away
+   */
+  async #passOn(messages: readonly ReceivedMessage[]): Promise<SagaxError | null> {
     const { bus, shardCount, telemetry } = this.#context;
-    await bus.publish(
-      this.#forwards.map(({ topic, headers, value }) => {
-        const sagaId = decodeInbox({ headers, value }).body.sagaId;
-        return {
-          topic,
-          partition: partitionOf(sagaId, shardCount),
-          key: sagaId,
-          headers,
-          value: value ?? '',
-        };
-      }),
-    );
-    telemetry.count('messages_forwarded_total', this.#forwards.length);
+    try {
+      await bus.publish(
+        messages.map(({ topic, headers, value }) => {
+          const sagaId = decodeInbox({ headers, value }).body.sagaId;
+          return {
+            topic,
+            partition: partitionOf(sagaId, shardCount),
+            key: sagaId,
+            headers,
+            value: value ?? '',
+          };
+        }),
+      );
+    } catch (error) {
+      if (!(error instanceof SagaxError) || error.kind === 'retryable') throw error;
+      return error;
+    }
+    telemetry.count('messages_forwarded_total', messages.length);
+    return null;
   }
 
   build(publishedSeq: number | undefined): ShardBatch {

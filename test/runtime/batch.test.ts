@@ -1,9 +1,10 @@
 /** What one batch makes of its messages: poison beside healthy ones, faulted machines, namespaces, and foreign partitions. */
 import { describe, expect, test } from 'vitest';
 import { decide } from '../../engine/core/decide.ts';
+import { SagaxError } from '../../engine/core/errors.ts';
 import { encodeLetter } from '../../engine/core/letters.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
-import type { ReceivedMessage } from '../../engine/ports.ts';
+import type { BusMessage, ReceivedMessage } from '../../engine/ports.ts';
 import {
   alarm,
   busAway,
@@ -275,6 +276,22 @@ describe('messages for another partition', () => {
     await again;
     expect(passedOn(rig)).toEqual(idsIn(1, 2, 2));
     expect(rig.memory.db.shard(0).nextOffset).toBe(2n);
+    await shard.close();
+  });
+
+  test('are parked when the bus refuses them, and those beside them go', async () => {
+    const rig = await shardRig(2);
+    const shard = await rig.open();
+    const [first, second, third] = idsIn(1, 2, 3);
+    rig.bus.always('publish', (call, [sent]) => {
+      if ((sent as BusMessage[]).some(({ key }) => key === second))
+        throw new SagaxError('PAYLOAD_REFUSED', 'The message is over the limit.');
+      return call();
+    });
+    await shard.handle(foreign(rig, 3));
+    expect(passedOn(rig)).toEqual([first, third]);
+    expect(letters(rig)).toEqual([[1, 'PAYLOAD_REFUSED']]);
+    expect(rig.memory.db.shard(0).nextOffset).toBe(3n);
     await shard.close();
   });
 

@@ -18,7 +18,7 @@ import { actors, define, ends } from '../core/machines.ts';
 // ---------------------------------------------------------------- faults
 
 type Call = () => Promise<unknown>;
-export type Fate = (call: Call) => Promise<unknown>;
+export type Fate = (call: Call, args: unknown[]) => Promise<unknown>;
 
 export const unavailable = (): SagaxError =>
   new SagaxError('DATABASE_UNAVAILABLE', 'The database does not answer.');
@@ -58,8 +58,8 @@ export function held(): Held {
 }
 
 /** A fate that throws is a call that rejects. */
-async function run(fate: Fate, call: Call): Promise<unknown> {
-  return fate(call);
+async function run(fate: Fate, call: Call, args: unknown[]): Promise<unknown> {
+  return fate(call, args);
 }
 
 /** A port whose next calls can be given a fate; by method. */
@@ -79,7 +79,7 @@ export class Faults<T extends object> {
             (value as (...given: unknown[]) => Promise<unknown>).apply(target, args);
           this.calls.set(name, (this.calls.get(name) ?? 0) + 1);
           const fate = this.#next.get(name)?.shift() ?? this.#always.get(name);
-          return fate === undefined ? call() : run(fate, call);
+          return fate === undefined ? call() : run(fate, call, args);
         };
       },
     });
