@@ -5,7 +5,7 @@
  * `keep` puts them into the store only afterwards. Bad messages become dead letters in the same append.
  */
 import type { decide as coreDecide } from '../core/decide.ts';
-import { SagaxError, type ErrorCode } from '../core/errors.ts';
+import { ERRORS, SagaxError, type ErrorCode } from '../core/errors.ts';
 import type { LoggedEvent } from '../core/events.ts';
 import { decodeLetter, isLetter, keptText, type DeadLetter } from '../core/letters.ts';
 import { partitionOf } from '../core/shards.ts';
@@ -368,7 +368,9 @@ export class BatchBuilder {
 
   /** A participant has parked a message of a command topic: people see it, and redrive it, here. */
   #keepReported(letter: DeadLetter): void {
-    this.#context.telemetry.count('dead_letters_total', 1, { code: letter.code });
+    // Its code may be anything, and a figure keeps each value of a label for ever.
+    const code = Object.hasOwn(ERRORS, letter.code) ? letter.code : 'OTHER';
+    this.#context.telemetry.count('dead_letters_total', 1, { code });
     this.#deadLetters.push(letter);
   }
 

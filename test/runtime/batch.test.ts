@@ -106,9 +106,17 @@ describe('dead letters', () => {
     };
     const report = encodeLetter('shop', letter);
     const broken = { ...report, value: report.value.replace('"offset"', '"place"') };
-    await shard.handle(rig.next(report, startOf('1'), broken));
+    const foreign = encodeLetter('shop', { ...letter, code: 'MADE-UP-4711' });
+    await shard.handle(rig.next(report, startOf('1'), broken, foreign));
     expect(rig.memory.db.deadLetters[0]).toMatchObject(letter);
-    expect(letters(rig).slice(1)).toEqual([[2, 'MESSAGE_INVALID']]);
+    expect(letters(rig)[1]).toEqual([2, 'MESSAGE_INVALID']);
+    expect(rig.memory.db.deadLetters[2]?.code).toBe('MADE-UP-4711');
+    const counted = rig.telemetry.labels.filter(({ name }) => name === 'dead_letters_total');
+    expect(counted.map(({ labels }) => labels['code'])).toEqual([
+      'MESSAGE_INVALID',
+      'MESSAGE_INVALID',
+      'OTHER',
+    ]);
     expect(rig.types('1')).toHaveLength(2);
     await shard.close();
   });

@@ -105,6 +105,7 @@ export class Faults<T extends object> {
 
 export class Recorder implements Telemetry {
   readonly counts = new Map<CounterName, number>();
+  readonly labels: { name: CounterName; labels: { [name: string]: string } }[] = [];
   readonly lines: { level: string; message: string; fields: object }[] = [];
   readonly log = {
     debug: () => undefined,
@@ -112,8 +113,9 @@ export class Recorder implements Telemetry {
     warn: (fields: object, message: string) => this.#line('warn', fields, message),
     error: (fields: object, message: string) => this.#line('error', fields, message),
   };
-  count = (name: CounterName, n = 1): void => {
+  count = (name: CounterName, n = 1, labels: { [name: string]: string } = {}): void => {
     this.counts.set(name, (this.counts.get(name) ?? 0) + n);
+    this.labels.push({ name, labels });
   };
   observe = (): void => undefined;
 
