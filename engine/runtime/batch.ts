@@ -43,8 +43,8 @@ export interface BatchContext {
   epoch: number;
   nextOffset: bigint;
   nextSeq: number;
-  /** The offset from which messages were missing and have been asked for once; kept over batches. */
-  gap: { askedFrom: bigint | null };
+  /** The offset from which messages were missing and have been asked for; null when there was none. */
+  gapAskedFrom: bigint | null;
   /** ms since the epoch, the database's clock: the time of every event in the batch. */
   now: number;
 }
@@ -135,16 +135,15 @@ export class BatchBuilder {
 
   /** @returns whether to go back for the missing messages; the second time they are gone for good. */
   #askForGap(message: ReceivedMessage): boolean {
-    const { telemetry, shard, gap } = this.#context;
+    const { telemetry, shard, gapAskedFrom } = this.#context;
     const from = this.nextOffset;
-    if (gap.askedFrom === from) {
+    if (gapAskedFrom === from) {
       telemetry.log.error(
         { shard, from: String(from), to: String(message.offset) },
         'inbox messages are gone from the bus (retention, or a topic made anew); going on behind the gap',
       );
       return false;
     }
-    gap.askedFrom = from;
     this.resumeAt = from;
     return true;
   }

@@ -68,7 +68,8 @@ export class Shard {
   readonly #wakeUps: WakeUps;
   readonly #onLost: (reason: LossReason) => void;
   readonly #stop = new AbortController();
-  readonly #gap: { askedFrom: bigint | null } = { askedFrom: null };
+  /** Where messages were missing and have been asked for once. */
+  #gapAskedFrom: bigint | null = null;
   #nextOffset: bigint;
   #nextSeq: number;
   #persistedSeq: number;
@@ -301,7 +302,7 @@ export class Shard {
       nextSeq: this.#nextSeq,
       store: this.#store,
       newSagas: this.#newSagas,
-      gap: this.#gap,
+      gapAskedFrom: this.#gapAskedFrom,
       now: clock.now(),
     });
     if (giveUp === undefined) await builder.apply(messages, wakes);
@@ -323,6 +324,8 @@ export class Shard {
       if (published) this.#wentOut(messages?.().length ?? 0);
       else this.#relay.offer(batch.events, this.#nextSeq - 1);
     }
+    // Only now: a batch that failed has asked for nothing.
+    this.#gapAskedFrom = builder.resumeAt ?? this.#gapAskedFrom;
     return builder.resumeAt;
   }
 

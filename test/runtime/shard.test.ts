@@ -69,6 +69,31 @@ describe('batches', () => {
     expect(rig.memory.db.shard(0).nextOffset).toBe(3n);
     await shard.close();
   });
+
+  test('a gap that could not be asked for, since its batch failed, is asked for the next time', async () => {
+    const rig = await shardRig();
+    const shard = await rig.open();
+    await shard.handle(rig.next(startOf('1', 'alarm', { ms: 1_000 })));
+    const before = held();
+    rig.log.next(
+      'append',
+      before.fate,
+      failing(() => new Error('too many open files')),
+    );
+    const handled = [shard.handle(rig.next(startOf('2')))];
+    await before.reached;
+    // Into the next batch come what lies behind the gap, and a timer, which makes it write.
+    await rig.clock.advance(1_000);
+    rig.next(startOf('3'));
+    handled.push(shard.handle(rig.next(startOf('4'))));
+    before.release();
+    await settle();
+    await rig.clock.advance(250);
+    expect(await Promise.all(handled)).toEqual([undefined, { resumeAt: 2n }]);
+    expect(rig.types('1').at(-1)).toBe('SagaCompleted');
+    expect(rig.types('4')).toEqual([]);
+    await shard.close();
+  });
 });
 
 describe('failures of the log', () => {
