@@ -71,6 +71,13 @@ function indexRoute(app: App, context: Context): void {
   );
 }
 
+/** What is answered when one of the checks fails, of several the first. */
+const UNREADY = {
+  database: 'DATABASE_UNAVAILABLE',
+  bus: 'BUS_UNAVAILABLE',
+  ids: 'NODE_LEASE_LOST',
+} as const;
+
 function healthRoutes(app: App, context: Context): void {
   app.get(
     '/healthz',
@@ -96,7 +103,12 @@ function healthRoutes(app: App, context: Context): void {
     await context.deps.bus.ping();
     return 'ok';
   });
-  const checks = z.object({ database: z.string(), bus: z.string() });
+  // Without a lease on a node id each start would be refused. One id more or less is nothing.
+  const ids = async (): Promise<string> => {
+    context.deps.ids.next();
+    return 'ok';
+  };
+  const checks = z.object({ database: z.string(), bus: z.string(), ids: z.string() });
   app.get(
     '/readyz',
     {
@@ -105,27 +117,27 @@ function healthRoutes(app: App, context: Context): void {
       schema: {
         operationId: 'getReadiness',
         tags: ['process'],
-        summary: 'The database and the bus answer',
+        summary: 'The database and the bus answer, and ids can be made',
         response: answers('public', { 200: z.object({ status: z.literal('ready'), checks }) }, [
           'DATABASE_UNAVAILABLE',
           'BUS_UNAVAILABLE',
+          'NODE_LEASE_LOST',
         ]),
       },
     },
     async () => {
-      const [databaseState, busState] = await Promise.all([
+      const [databaseState, busState, idsState] = await Promise.all([
         check(context, database),
         check(context, bus),
+        check(context, ids),
       ]);
-      const states = { database: databaseState, bus: busState };
-      if (databaseState.startsWith('ok') && busState === 'ok')
-        return { status: 'ready' as const, checks: states };
+      const states = { database: databaseState, bus: busState, ids: idsState };
+      const failing = Object.entries(states).filter(([, state]) => !state.startsWith('ok'));
+      const first = failing[0]?.[0];
+      if (first === undefined) return { status: 'ready' as const, checks: states };
       throw new ApiError(
-        databaseState.startsWith('ok') ? 'BUS_UNAVAILABLE' : 'DATABASE_UNAVAILABLE',
-        `Not ready: ${Object.entries(states)
-          .filter(([, state]) => !state.startsWith('ok'))
-          .map(([name, state]) => `${name} ${state}`)
-          .join(', ')}.`,
+        UNREADY[first as keyof typeof UNREADY],
+        `Not ready: ${failing.map(([name, state]) => `${name} ${state}`).join(', ')}.`,
         { members: { checks: states } },
       );
     },

@@ -52,7 +52,7 @@ describe('a part of the log is away', () => {
     expect(response.statusCode).toBe(200);
     expect(response.json()).toEqual({
       status: 'ready',
-      checks: { database: 'ok but for part 2 of 2', bus: 'ok' },
+      checks: { database: 'ok but for part 2 of 2', bus: 'ok', ids: 'ok' },
     });
   });
 

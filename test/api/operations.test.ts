@@ -190,4 +190,22 @@ describe('the process', () => {
     expect(pings).toBe(1);
     expect((await app.inject('/healthz')).statusCode).toBe(200);
   });
+
+  it('is not ready while no ids can be made', async () => {
+    let isLost = true;
+    const { app } = await openApi({
+      nextId: () => {
+        if (isLost) throw new SagaxError('NODE_LEASE_LOST', 'No node id is leased now.');
+        return '1';
+      },
+    });
+    const ready = await app.inject('/readyz');
+    expect(ready.statusCode).toBe(503);
+    expect(ready.json()).toMatchObject({
+      code: 'NODE_LEASE_LOST',
+      checks: { database: 'ok', bus: 'ok', ids: 'failed (NODE_LEASE_LOST)' },
+    });
+    isLost = false;
+    expect((await app.inject('/readyz')).statusCode).toBe(200);
+  });
 });

@@ -120,6 +120,7 @@ export interface Overrides {
   startKeys?: Partial<StartKeys>;
   deadLetters?: Partial<DeadLetters>;
   clock?: Clock;
+  nextId?: () => string;
   namespaces?: readonly string[];
   /** Default: everyone is let in, as by `npm start`. */
   access?: Partial<AccessDeps>;
@@ -174,7 +175,7 @@ export async function openApi(overrides: Overrides = {}) {
       startKeys: { ...memory.startKeys, ...overrides.startKeys },
       deadLetters: { ...memory.deadLetters, ...overrides.deadLetters },
       access: { required: false, ...access, ...overrides.access },
-      ids,
+      ids: overrides.nextId === undefined ? ids : { next: overrides.nextId },
       clock,
       definitions: [visit, visit2],
       topology: {
