@@ -60,11 +60,13 @@ export const validatorCompiler: FastifySchemaCompiler<z.ZodType> = ({ schema, ht
   };
 };
 
-/** Aborted when the client goes away before it was answered. */
+/** Aborted when the client goes away before it was answered; from the beginning when it has gone already. */
 export function clientGone(reply: FastifyReply): AbortSignal {
+  const { raw } = reply;
+  if (raw.destroyed) return AbortSignal.abort();
   const gone = new AbortController();
-  reply.raw.once('close', () => {
-    if (!reply.raw.writableFinished) gone.abort();
+  raw.once('close', () => {
+    if (!raw.writableFinished) gone.abort();
   });
   return gone.signal;
 }

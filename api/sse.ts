@@ -9,7 +9,6 @@ import type { FastifyReply } from 'fastify';
 import { TERMINAL_EVENTS } from '../engine/core/events.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader } from '../engine/ports-read.ts';
-import { clientGone } from './request.ts';
 import { historyView } from './views.ts';
 import { hasEnded, type SagaWatch } from './watch.ts';
 
@@ -19,6 +18,8 @@ const RECONNECT_MS = 1_000;
 
 export interface FollowOptions {
   reply: FastifyReply;
+  /** Aborted when the client is no longer there. */
+  gone: AbortSignal;
   reader: SagaReader;
   watch: SagaWatch;
   clock: Clock;
@@ -35,14 +36,18 @@ export interface FollowOptions {
  * @throws SagaxError OVERLOADED before anything was sent
  */
 export async function followHistory(options: FollowOptions): Promise<void> {
-  const { reply, watch, summary } = options;
-  const gone = clientGone(reply);
+  const { reply, gone, watch, summary } = options;
+  if (gone.aborted) {
+    // Nobody to follow for, and nothing would ever end the stream.
+    void reply.send();
+    return;
+  }
   const news = new News(summary);
   const remove = watch.add(summary.namespace, summary.sagaId, news);
   try {
     const output = openStream(reply, gone);
     await output.write(`retry: ${RECONNECT_MS}\n\n`);
-    await copyEvents(options, news, output, gone);
+    await copyEvents(options, news, output);
   } catch (error) {
     // The client comes back with its Last-Event-ID; nothing is lost by ending the stream here.
     if (!gone.aborted) reply.log.warn({ err: error }, 'An event stream was cut off.');
@@ -53,10 +58,9 @@ export async function followHistory(options: FollowOptions): Promise<void> {
 }
 
 async function copyEvents(
-  { reader, clock, heartbeatMs, summary, after, mayGoOn }: FollowOptions,
+  { gone, reader, clock, heartbeatMs, summary, after, mayGoOn }: FollowOptions,
   news: News,
   output: Output,
-  gone: AbortSignal,
 ): Promise<void> {
   let position = after;
   let admittedAt = clock.monotonic();

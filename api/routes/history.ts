@@ -86,11 +86,8 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
     },
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
-      const summary = await context.lookup.saga(
-        namespace,
-        request.params.sagaId,
-        clientGone(reply),
-      );
+      const gone = clientGone(reply);
+      const summary = await context.lookup.saga(namespace, request.params.sagaId, gone);
       const given = request.headers['last-event-id'];
       const from = given === undefined ? request.query.after : Number(given);
       // EventSource stops connecting again on 204, and on nothing else that is not an error.
@@ -99,6 +96,7 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
       }
       await followHistory({
         reply,
+        gone,
         reader: context.deps.reader,
         watch: context.watch,
         clock: context.deps.clock,

@@ -1,10 +1,11 @@
 /** History by pages and as an event stream. */
 import { once } from 'node:events';
 import { get as httpGet, type IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { connect, type AddressInfo, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { composeSnowflake } from '../../engine/core/ids.ts';
 import type { SagaEvent } from '../../engine/core/events.ts';
+import { settle } from '../../engine/memory/index.ts';
 import { beginning, openApi, type Overrides, type TestApi } from './support.ts';
 
 const SAGA = composeSnowflake(Date.UTC(2025, 5, 1), 1, 0);
@@ -217,6 +218,32 @@ describe('event stream', () => {
     expect(await waiters()).toBe('5');
     for (const stream of streams) stream.response.destroy();
     await expect.poll(waiters, { timeout: 5_000 }).toBe('0');
+  });
+
+  it('is not begun for a client that went while its saga was looked for', async () => {
+    const arrived = Promise.withResolvers<void>();
+    const gate = Promise.withResolvers<void>();
+    const api = await listen({
+      reader: {
+        get: async (namespace, sagaId) => {
+          arrived.resolve();
+          await gate.promise;
+          return api.memory.reader.get(namespace, sagaId);
+        },
+      },
+    });
+    api.log(SAGA, ...beginning(SAGA));
+    const connected = once(api.app.server, 'connection');
+    const client = connect(api.port, '127.0.0.1');
+    client.write(`GET /v1/sagas/${SAGA}/history/stream HTTP/1.1\r\nhost: localhost\r\n\r\n`);
+    const [socket] = (await connected) as [Socket];
+    await arrived.promise;
+    const closed = once(socket, 'close');
+    client.destroy();
+    await closed;
+    gate.resolve();
+    await settle();
+    expect(await api.waiters()).toBe('0');
   });
 
   it('ends when the API closes, so that draining does not hang', async () => {
