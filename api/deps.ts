@@ -64,6 +64,8 @@ export interface ApiOptions {
   authFailuresPerMin?: number;
   /** Connections of this process; more are closed at once. Default 10,000. */
   maxConnections?: number;
+  /** How long `close` lets answers under way get out before it cuts off what is left. Default 20,000 ms. */
+  drainMs?: number;
   /** Addresses of proxies whose X-Forwarded-For is believed. Default: none. */
   trustProxy?: readonly string[];
   /** Adds Node's own metrics (heap, event loop, GC) to the registry. Default false. */
@@ -80,6 +82,7 @@ export const DEFAULT_OPTIONS = {
   rateLimitPerS: 10_000,
   authFailuresPerMin: 30,
   maxConnections: 10_000,
+  drainMs: 20_000,
   trustProxy: [],
   processMetrics: false,
 } as const;

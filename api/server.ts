@@ -2,7 +2,7 @@
  * `createApi`: the REST API as a fastify instance that does not listen yet.
  *
  * Guards the border: nobody unknown gets in, limits on every part of a request, a problem document for every
- * refusal, and an orderly end (long polls and event streams are told when it closes). Holds nothing that lasts: if the process dies,
+ * refusal, and an orderly end (long polls and event streams are told when it closes, and it closes in time). Holds nothing that lasts: if the process dies,
  * clients repeat what they got no answer to.
  */
 import fastify, { LogController, type FastifyReply, type FastifyRequest } from 'fastify';
@@ -12,6 +12,7 @@ import { Catalog } from './catalog.ts';
 import { answerClientError } from './client-errors.ts';
 import { scopeOf, type App, type Context } from './context.ts';
 import { resolveOptions, type ApiDeps, type ApiOptions } from './deps.ts';
+import { Connections } from './drain.ts';
 import { Inbox } from './inbox.ts';
 import { Lookup } from './lookup.ts';
 import { registerMetrics } from './metrics.ts';
@@ -93,12 +94,20 @@ export function createApi(deps: ApiDeps, options: ApiOptions = {}): App {
 }
 
 /** While the process drains, those who wait are answered, and those who come are sent elsewhere. */
-function closeInOrder(app: App, context: Context): void {
+function closeInOrder(app: App, { watch, options, deps }: Context): void {
+  const connections = new Connections(app.server);
+  const done = new AbortController();
   let closing = false;
   app.addHook('preClose', async () => {
     closing = true;
-    context.watch.close();
+    watch.close();
+    void connections.drain(deps.clock, options.drainMs, done.signal).then((late) => {
+      if (late > 0)
+        app.log.warn({ connections: late }, 'Connections were cut off: the drain is over.');
+    });
   });
+  // Called when the server has closed.
+  app.addHook('onClose', async () => done.abort());
   app.addHook('onRequest', async () => {
     if (!closing) return;
     throw new ApiError(

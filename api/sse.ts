@@ -43,28 +43,32 @@ export async function followHistory(options: FollowOptions): Promise<void> {
     return;
   }
   const news = new News(summary);
+  const over = AbortSignal.any([gone, news.closed]);
   const remove = watch.add(summary.namespace, summary.sagaId, news);
   try {
-    const output = openStream(reply, gone);
+    const output = openStream(reply, over);
     await output.write(`retry: ${RECONNECT_MS}\n\n`);
-    await copyEvents(options, news, output);
+    await copyEvents(options, news, output, over);
   } catch (error) {
     // The client comes back with its Last-Event-ID; nothing is lost by ending the stream here.
     if (!gone.aborted) reply.log.warn({ err: error }, 'An event stream was cut off.');
   } finally {
     remove();
-    reply.raw.end();
+    // One that is not read would never end; its client comes back, too.
+    if (news.closed.aborted && reply.raw.writableNeedDrain) reply.raw.destroy();
+    else reply.raw.end();
   }
 }
 
 async function copyEvents(
-  { gone, reader, clock, heartbeatMs, summary, after, mayGoOn }: FollowOptions,
+  { reader, clock, heartbeatMs, summary, after, mayGoOn }: FollowOptions,
   news: News,
   output: Output,
+  over: AbortSignal,
 ): Promise<void> {
   let position = after;
   let admittedAt = clock.monotonic();
-  while (!gone.aborted && !news.closed) {
+  while (!over.aborted) {
     if (clock.monotonic() - admittedAt >= heartbeatMs) {
       // Cut without a word: the client comes back, and is told why it may not.
       if (!(await mayGoOn())) return;
@@ -77,7 +81,7 @@ async function copyEvents(
       await output.write(
         `id: ${logged.streamVersion}\nevent: ${logged.event.type}\ndata: ${data}\n\n`,
       );
-      if (gone.aborted) return;
+      if (over.aborted) return;
       position = logged.streamVersion;
     }
     const ended =
@@ -85,8 +89,8 @@ async function copyEvents(
     if (ended) return output.write('event: end\ndata: {}\n\n');
     // Read on while there is more; when the summary is ahead of what was read, news will come.
     if (events.length > 0 && (events.length === PAGE || news.version > position)) continue;
-    const silent = await clock.sleep(heartbeatMs, AbortSignal.any([wake, gone]));
-    if (silent && !gone.aborted) await output.write(': heartbeat\n\n');
+    const silent = await clock.sleep(heartbeatMs, AbortSignal.any([wake, over]));
+    if (silent && !over.aborted) await output.write(': heartbeat\n\n');
   }
 }
 
@@ -94,10 +98,15 @@ async function copyEvents(
 class News {
   #newest: SagaSummary;
   #wake = new AbortController();
-  closed = false;
+  readonly #closed = new AbortController();
 
   constructor(summary: SagaSummary) {
     this.#newest = summary;
+  }
+
+  /** Aborted when the process is closing. */
+  get closed(): AbortSignal {
+    return this.#closed.signal;
   }
 
   get version(): number {
@@ -121,18 +130,15 @@ class News {
     this.#wake.abort();
   };
 
-  onClosed = (): void => {
-    this.closed = true;
-    this.#wake.abort();
-  };
+  onClosed = (): void => this.#closed.abort();
 }
 
 interface Output {
-  /** Resolves when the client can take more, or is gone. */
+  /** Resolves when the client can take more, or the stream is over. */
   write(text: string): Promise<void>;
 }
 
-function openStream(reply: FastifyReply, gone: AbortSignal): Output {
+function openStream(reply: FastifyReply, over: AbortSignal): Output {
   reply.hijack();
   const { raw } = reply;
   for (const [name, value] of Object.entries(reply.getHeaders())) {
@@ -146,15 +152,15 @@ function openStream(reply: FastifyReply, gone: AbortSignal): Output {
   });
   return {
     write: async (text) => {
-      if (gone.aborted || raw.write(text)) return;
+      if (over.aborted || raw.write(text)) return;
       await new Promise<void>((resolve) => {
         const done = (): void => {
           raw.off('drain', done);
-          gone.removeEventListener('abort', done);
+          over.removeEventListener('abort', done);
           resolve();
         };
         raw.once('drain', done);
-        gone.addEventListener('abort', done, { once: true });
+        over.addEventListener('abort', done, { once: true });
       });
     },
   };

@@ -107,6 +107,7 @@ export async function startApi(
       rateLimitPerS: settings.SAGAX_RATE_LIMIT_PER_S,
       authFailuresPerMin: settings.SAGAX_AUTH_FAILURES_PER_MIN,
       maxConnections: settings.SAGAX_MAX_CONNECTIONS,
+      drainMs: settings.SAGAX_DRAIN_MS,
       trustProxy: settings.SAGAX_TRUST_PROXY ?? [],
     },
   );

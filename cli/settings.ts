@@ -190,7 +190,7 @@ export const SETTINGS = {
   },
   SAGAX_DRAIN_MS: {
     schema: whole(0, 600_000).default(20_000),
-    what: 'milliseconds that running handlers get to end after SIGTERM',
+    what: 'milliseconds that requests under way get to be answered after SIGTERM, then running handlers to end',
     example: '20000',
   },
   SAGAX_LOG_LEVEL: {
