@@ -48,7 +48,7 @@ export interface ApiOptions {
   logger?: FastifyBaseLogger;
   /** Shown in the OpenAPI document. */
   version?: string;
-  /** Long polls and event streams under way in this process; more get OVERLOADED. Default 5,000. */
+  /** Long polls and event streams under way in this process; more get OVERLOADED. One principal may have half. Default 5,000. */
   maxWaiters?: number;
   /** Messages waiting for the bus in this process; more get OVERLOADED. Default 10,000. */
   maxQueuedMessages?: number;

@@ -12,7 +12,7 @@ import { parseSnowflake } from '../engine/core/ids.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader } from '../engine/ports-read.ts';
 import { ApiError, invalid, sagaUnknown } from './problems.ts';
-import { hasEnded, type SagaWatch } from './watch.ts';
+import { hasEnded, type SagaWatch, type Waiter } from './watch.ts';
 
 /**
  * An id younger than this may belong to a start that is still on its way: its shard may be changing owners,
@@ -59,18 +59,13 @@ export class Lookup {
    * @param waitMs how long the caller would wait for it; at least the visibility wait is
    * @throws ApiError SAGA_UNKNOWN
    */
-  async saga(
-    namespace: string,
-    sagaId: string,
-    signal: AbortSignal,
-    waitMs = 0,
-  ): Promise<SagaSummary> {
+  async saga(namespace: string, sagaId: string, waiter: Waiter, waitMs = 0): Promise<SagaSummary> {
     const found = await this.#reader.get(namespace, sagaId);
     if (found !== null) return found;
     const ageMs = this.#clock.now() - parseSnowflake(sagaId).ms;
     const isYoung = ageMs < YOUNG_MS && ageMs > -CLOCK_DIFFERENCE_MS;
     if (isYoung) {
-      const options = { ms: Math.max(this.#visibilityWaitMs, waitMs), signal };
+      const options = { ms: Math.max(this.#visibilityWaitMs, waitMs), waiter };
       const seen = await this.#watch.wait(namespace, sagaId, () => true, options);
       if (seen !== null) return seen;
     }
@@ -81,8 +76,8 @@ export class Lookup {
   }
 
   /** The same, for a request that changes it. @throws ApiError SAGA_ENDED */
-  async livingSaga(namespace: string, sagaId: string, signal: AbortSignal): Promise<SagaSummary> {
-    const summary = await this.saga(namespace, sagaId, signal);
+  async livingSaga(namespace: string, sagaId: string, waiter: Waiter): Promise<SagaSummary> {
+    const summary = await this.saga(namespace, sagaId, waiter);
     if (hasEnded(summary)) {
       throw new ApiError(
         'SAGA_ENDED',

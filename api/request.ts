@@ -10,6 +10,7 @@ import type { FastifyReply, FastifyRequest, FastifySchemaCompiler } from 'fastif
 import type { z } from 'zod';
 import { assertSafeJson } from '../engine/core/wire.ts';
 import { ApiError, invalid } from './problems.ts';
+import type { Waiter } from './watch.ts';
 
 /** The caller's `x-request-id` when it is one that a log can carry, else a new one. */
 export function requestIdOf(request: IncomingMessage): string {
@@ -60,8 +61,13 @@ export const validatorCompiler: FastifySchemaCompiler<z.ZodType> = ({ schema, ht
   };
 };
 
+/** The client, as one that may wait for the answer. Not for public routes: nobody is known there. */
+export function waiterOf(reply: FastifyReply): Waiter {
+  return { caller: reply.request.principal.name, gone: clientGone(reply) };
+}
+
 /** Aborted when the client goes away before it was answered; from the beginning when it has gone already. */
-export function clientGone(reply: FastifyReply): AbortSignal {
+function clientGone(reply: FastifyReply): AbortSignal {
   const { raw } = reply;
   if (raw.destroyed) return AbortSignal.abort();
   const gone = new AbortController();

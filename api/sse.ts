@@ -10,7 +10,7 @@ import { TERMINAL_EVENTS } from '../engine/core/events.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader } from '../engine/ports-read.ts';
 import { historyView } from './views.ts';
-import { hasEnded, type SagaWatch } from './watch.ts';
+import { hasEnded, type SagaWatch, type Waiter, type Watcher } from './watch.ts';
 
 const PAGE = 200;
 /** Pause after which a browser's EventSource connects again. */
@@ -18,8 +18,7 @@ const RECONNECT_MS = 1_000;
 
 export interface FollowOptions {
   reply: FastifyReply;
-  /** Aborted when the client is no longer there. */
-  gone: AbortSignal;
+  waiter: Waiter;
   reader: SagaReader;
   watch: SagaWatch;
   clock: Clock;
@@ -36,13 +35,14 @@ export interface FollowOptions {
  * @throws SagaxError OVERLOADED before anything was sent
  */
 export async function followHistory(options: FollowOptions): Promise<void> {
-  const { reply, gone, watch, summary } = options;
+  const { reply, watch, summary } = options;
+  const { caller, gone } = options.waiter;
   if (gone.aborted) {
     // Nobody to follow for, and nothing would ever end the stream.
     void reply.send();
     return;
   }
-  const news = new News(summary);
+  const news = new News(summary, caller);
   const over = AbortSignal.any([gone, news.closed]);
   const remove = watch.add(summary.namespace, summary.sagaId, news);
   try {
@@ -95,13 +95,15 @@ async function copyEvents(
 }
 
 /** What the shared poller has told so far, and a signal for what it tells next. */
-class News {
+class News implements Watcher {
+  readonly caller: string;
   #newest: SagaSummary;
   #wake = new AbortController();
   readonly #closed = new AbortController();
 
-  constructor(summary: SagaSummary) {
+  constructor(summary: SagaSummary, caller: string) {
     this.#newest = summary;
+    this.caller = caller;
   }
 
   /** Aborted when the process is closing. */

@@ -1,9 +1,9 @@
 /**
  * One poller for all who wait in this process: long polls, event streams, sagas accepted a moment ago.
  *
- * Guards the database: however many wait, each tick is one `reader.getMany`, and their number has a
- * limit. The pace adapts: 10 ms after something changed or someone came, slower up to 250 ms while
- * nothing does. Nothing is kept: if the process dies, clients ask again.
+ * Guards the database: however many wait, each tick is one `reader.getMany`, and their number has a limit, of
+ * which one caller may have half. The pace adapts: 10 ms after something changed or someone came, slower up to
+ * 250 ms while nothing does. Nothing is kept: if the process dies, clients ask again.
  */
 import { SagaxError } from '../engine/core/errors.ts';
 import { TERMINAL_STATUSES } from '../engine/core/events.ts';
@@ -14,8 +14,20 @@ const FASTEST_MS = 10;
 const SLOWEST_MS = 250;
 /** While the database does not answer, asking faster only adds to its trouble. */
 const FAILED_MS = 500;
+/** How many callers have to take all that each may, until there is nothing left for others. */
+const CALLERS_AT_LIMIT = 2;
+
+/** A client that waits. */
+export interface Waiter {
+  /** Name of its principal, of whose share it is one. */
+  caller: string;
+  /** Aborted when it is no longer there. */
+  gone: AbortSignal;
+}
 
 export interface Watcher {
+  /** Whose share it counts for. */
+  caller: string;
   /** Called at every tick that found the saga. */
   onSummary: (summary: SagaSummary) => void;
   /** The process is closing: no more ticks will come. */
@@ -35,10 +47,12 @@ export class SagaWatch {
   readonly #reader: Pick<SagaReader, 'getMany'>;
   readonly #clock: Clock;
   readonly #limit: number;
+  readonly #share: number;
   readonly #onError: (error: unknown) => void;
   readonly #watched = new Map<string, Watched>();
   readonly #closing = new AbortController();
   #count = 0;
+  readonly #counts = new Map<string, number>();
   #running = false;
   #paceMs = FASTEST_MS;
   /** Cuts the pause between two ticks short. */
@@ -53,6 +67,7 @@ export class SagaWatch {
     this.#reader = options.reader;
     this.#clock = options.clock;
     this.#limit = options.limit;
+    this.#share = Math.ceil(options.limit / CALLERS_AT_LIMIT);
     this.#onError = options.onError;
   }
 
@@ -63,13 +78,21 @@ export class SagaWatch {
 
   /**
    * Tells of the saga at every tick until the returned function is called.
-   * @throws SagaxError OVERLOADED when as many wait as may
+   * @throws SagaxError OVERLOADED when as many wait as may, of all or of its caller
    */
   add(namespace: string, sagaId: string, watcher: Watcher): () => void {
     if (this.#count >= this.#limit) {
       throw new SagaxError(
         'OVERLOADED',
         `${this.#limit} requests already wait for sagas in this process. Try again after the time in Retry-After, or ask without waiting.`,
+      );
+    }
+    const { caller } = watcher;
+    const ofCaller = this.#counts.get(caller) ?? 0;
+    if (ofCaller >= this.#share) {
+      throw new SagaxError(
+        'OVERLOADED',
+        `${this.#share} of your requests already wait for sagas in this process, as many as one caller's may. Wait for fewer at once, ask without waiting, or use more processes.`,
       );
     }
     if (this.#closing.signal.aborted) {
@@ -87,11 +110,13 @@ export class SagaWatch {
     this.#watched.set(key, watched);
     watched.watchers.add(watcher);
     this.#count += 1;
+    this.#counts.set(caller, ofCaller + 1);
     this.#hurry();
     void this.#run();
     return () => {
       if (!watched.watchers.delete(watcher)) return;
       this.#count -= 1;
+      this.#release(caller);
       if (watched.watchers.size === 0) this.#watched.delete(key);
     };
   }
@@ -105,11 +130,12 @@ export class SagaWatch {
     namespace: string,
     sagaId: string,
     until: (summary: SagaSummary) => boolean,
-    options: { ms: number; signal: AbortSignal },
+    { ms, waiter }: { ms: number; waiter: Waiter },
   ): Promise<SagaSummary | null> {
     let newest: SagaSummary | null = null;
     const stop = new AbortController();
     const remove = this.add(namespace, sagaId, {
+      caller: waiter.caller,
       onSummary: (summary) => {
         newest = summary;
         if (until(summary)) stop.abort();
@@ -117,10 +143,7 @@ export class SagaWatch {
       onClosed: () => stop.abort(),
     });
     try {
-      const rang = await this.#clock.sleep(
-        options.ms,
-        AbortSignal.any([stop.signal, options.signal]),
-      );
+      const rang = await this.#clock.sleep(ms, AbortSignal.any([stop.signal, waiter.gone]));
       const failure = this.#watched.get(`${namespace}/${sagaId}`)?.failure ?? null;
       if (rang && failure !== null) throw failure;
       return newest;
@@ -136,6 +159,12 @@ export class SagaWatch {
     for (const { watchers } of [...this.#watched.values()]) {
       for (const watcher of [...watchers]) watcher.onClosed();
     }
+  }
+
+  #release(caller: string): void {
+    const rest = (this.#counts.get(caller) ?? 1) - 1;
+    if (rest === 0) this.#counts.delete(caller);
+    else this.#counts.set(caller, rest);
   }
 
   #hurry(): void {

@@ -13,8 +13,9 @@ import type { SagaSummary } from '../../engine/ports.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
 import { contractOf, parseOr422, type FoundCommand } from '../lookup.ts';
 import { ApiError } from '../problems.ts';
-import { clientGone } from '../request.ts';
+import { waiterOf } from '../request.ts';
 import * as shape from '../schemas.ts';
+import type { Waiter } from '../watch.ts';
 import { accept, operate } from './inputs.ts';
 
 /** Each is an act that a person answers for. */
@@ -33,10 +34,10 @@ async function locate(
   context: Context,
   namespace: string,
   commandId: string,
-  signal: AbortSignal,
+  waiter: Waiter,
 ): Promise<{ summary: SagaSummary; found: FoundCommand }> {
   const sagaId = commandId.slice(0, commandId.indexOf('.'));
-  const summary = await context.lookup.livingSaga(namespace, sagaId, signal);
+  const summary = await context.lookup.livingSaga(namespace, sagaId, waiter);
   return { summary, found: await context.lookup.command(sagaId, commandId) };
 }
 
@@ -73,7 +74,7 @@ function retryRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const { commandId } = request.params;
       const namespace = namespaceOf(context, request);
-      const { summary } = await locate(context, namespace, commandId, clientGone(reply));
+      const { summary } = await locate(context, namespace, commandId, waiterOf(reply));
       const target = { namespace, sagaId: summary.sagaId };
       const action = { verb: 'retry', commandId } as const;
       return operate(context, { request, reply, target, action, ...request.body });
@@ -89,7 +90,7 @@ function skipRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const { commandId } = request.params;
       const namespace = namespaceOf(context, request);
-      const { summary } = await locate(context, namespace, commandId, clientGone(reply));
+      const { summary } = await locate(context, namespace, commandId, waiterOf(reply));
       const target = { namespace, sagaId: summary.sagaId };
       const action = { verb: 'skip', commandId } as const;
       return operate(context, { request, reply, target, action, ...request.body });
@@ -108,7 +109,7 @@ function resolveRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const { commandId } = request.params;
       const namespace = namespaceOf(context, request);
-      const { summary, found } = await locate(context, namespace, commandId, clientGone(reply));
+      const { summary, found } = await locate(context, namespace, commandId, waiterOf(reply));
       const contract = contractIn(context, summary, found);
       const { output, by, reason } = request.body;
       // A step's machine reads its output; a compensation's or a settlement's is read by nobody.
@@ -136,7 +137,7 @@ function completeRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const { commandId } = request.params;
       const namespace = namespaceOf(context, request);
-      const { summary, found } = await locate(context, namespace, commandId, clientGone(reply));
+      const { summary, found } = await locate(context, namespace, commandId, waiterOf(reply));
       const contract = contractIn(context, summary, found);
       const body = await replyOf(request.body, found, contract, {
         commandId,

@@ -1,7 +1,7 @@
 /** A saga's event stream: in pages, and followed live. */
 import { z } from 'zod';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
-import { clientGone } from '../request.ts';
+import { waiterOf } from '../request.ts';
 import { followHistory } from '../sse.ts';
 import * as shape from '../schemas.ts';
 import { historyView, sagaPath } from '../views.ts';
@@ -41,7 +41,7 @@ export function historyRoutes(app: App, context: Context, scope: Scope): void {
       const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
       const { limit } = request.query;
-      await context.lookup.saga(namespace, sagaId, clientGone(reply));
+      await context.lookup.saga(namespace, sagaId, waiterOf(reply));
       const found = await context.deps.reader.history(sagaId, request.query.after, limit + 1);
       const page = found.slice(0, limit);
       const next = found.length > limit ? (page.at(-1)?.streamVersion ?? null) : null;
@@ -86,8 +86,8 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
     },
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
-      const gone = clientGone(reply);
-      const summary = await context.lookup.saga(namespace, request.params.sagaId, gone);
+      const waiter = waiterOf(reply);
+      const summary = await context.lookup.saga(namespace, request.params.sagaId, waiter);
       const given = request.headers['last-event-id'];
       const from = given === undefined ? request.query.after : Number(given);
       // EventSource stops connecting again on 204, and on nothing else that is not an error.
@@ -96,7 +96,7 @@ function streamRoute(app: App, context: Context, scope: Scope): void {
       }
       await followHistory({
         reply,
-        gone,
+        waiter,
         reader: context.deps.reader,
         watch: context.watch,
         clock: context.deps.clock,

@@ -13,7 +13,7 @@ import { actorOf } from '../access/principal.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
 import { parseOr422 } from '../lookup.ts';
 import { ApiError } from '../problems.ts';
-import { clientGone, traceparentOf } from '../request.ts';
+import { waiterOf, traceparentOf } from '../request.ts';
 import * as shape from '../schemas.ts';
 import { sagaLinks } from '../views.ts';
 
@@ -50,7 +50,7 @@ function signalRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
       const { sagaId, name } = request.params;
-      const summary = await context.lookup.livingSaga(namespace, sagaId, clientGone(reply));
+      const summary = await context.lookup.livingSaga(namespace, sagaId, waiterOf(reply));
       const definition = context.catalog.get(summary.definition, summary.definitionVersion);
       const signals = definition.signals as { readonly [name: string]: z.ZodType };
       const schema = Object.hasOwn(signals, name) ? signals[name] : undefined;
@@ -94,7 +94,7 @@ function cancelRoute(app: App, context: Context, scope: Scope): void {
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
-      const summary = await context.lookup.livingSaga(namespace, sagaId, clientGone(reply));
+      const summary = await context.lookup.livingSaga(namespace, sagaId, waiterOf(reply));
       if (summary.pivotPassed) {
         throw new ApiError(
           'PIVOT_PASSED',
@@ -144,7 +144,7 @@ function verbRoute(
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
-      await context.lookup.livingSaga(namespace, sagaId, clientGone(reply));
+      await context.lookup.livingSaga(namespace, sagaId, waiterOf(reply));
       const target = { namespace, sagaId };
       return operate(context, { request, reply, target, action: { verb }, ...request.body });
     },

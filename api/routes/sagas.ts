@@ -5,7 +5,7 @@ import { decodeCursor, encodeCursor } from '../cursor.ts';
 import { Missing } from '../missing.ts';
 import type { SagaQuery } from '../../engine/ports-read.ts';
 import { ApiError } from '../problems.ts';
-import { clientGone } from '../request.ts';
+import { waiterOf } from '../request.ts';
 import * as shape from '../schemas.ts';
 import { basePath, resultView, sagaView } from '../views.ts';
 import { hasEnded } from '../watch.ts';
@@ -26,9 +26,7 @@ export function sagaRoutes(app: App, context: Context, scope: Scope): void {
     },
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
-      return sagaView(
-        await context.lookup.saga(namespace, request.params.sagaId, clientGone(reply)),
-      );
+      return sagaView(await context.lookup.saga(namespace, request.params.sagaId, waiterOf(reply)));
     },
   );
   resultRoute(app, context, scope);
@@ -56,14 +54,14 @@ function resultRoute(app: App, context: Context, scope: Scope): void {
     },
     async (request, reply) => {
       const namespace = namespaceOf(context, request);
-      const signal = clientGone(reply);
+      const waiter = waiterOf(reply);
       const waitMs = request.query.wait * 1_000;
       const until = context.deps.clock.now() + waitMs;
       const { sagaId } = request.params;
-      let summary = await context.lookup.saga(namespace, sagaId, signal, waitMs);
+      let summary = await context.lookup.saga(namespace, sagaId, waiter, waitMs);
       const restMs = until - context.deps.clock.now();
       if (!hasEnded(summary) && restMs > 0) {
-        const options = { ms: restMs, signal };
+        const options = { ms: restMs, waiter };
         summary =
           (await context.watch.wait(namespace, summary.sagaId, hasEnded, options)) ?? summary;
       }

@@ -3,7 +3,7 @@ import type { FastifyReply } from 'fastify';
 import type { SagaxError } from '../../engine/core/errors.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
 import { asApiError, invalid, problemOf } from '../problems.ts';
-import { clientGone, preferredWaitS, traceparentOf } from '../request.ts';
+import { waiterOf, preferredWaitS, traceparentOf } from '../request.ts';
 import * as shape from '../schemas.ts';
 import { startedView, type BatchOutcome, type PlannedStart, type StartOrder } from '../start.ts';
 import { sagaPath } from '../views.ts';
@@ -61,7 +61,7 @@ async function waitedAnswer(
   const waitS = preferredWaitS(prefer);
   if (waitS === 0) return null;
   void reply.header('preference-applied', `wait=${waitS}`);
-  const options = { ms: waitS * 1_000, signal: clientGone(reply) };
+  const options = { ms: waitS * 1_000, waiter: waiterOf(reply) };
   const { namespace } = planned.answer;
   // The start is accepted whatever comes: too many waiters, or a database away, must not look like a refusal.
   const summary = await context.watch

@@ -230,6 +230,36 @@ describe('rate limits', () => {
   });
 });
 
+describe('those who wait', () => {
+  it('are at most half by one principal: it is told so, and others still get their share', async () => {
+    const api = await openSecureApi({ options: { maxWaiters: 4 } });
+    const [greedy, calm, observer] = [
+      await api.key('reader'),
+      await api.key('reader'),
+      await api.key('reader'),
+    ];
+    const wait = (key: string, s = 60) => api.ask(key, 'GET', `/v1/sagas/${SAGA}/result?wait=${s}`);
+    const headers = { authorization: `Bearer ${observer}` };
+    const waiters = async () => (await api.app.inject({ url: '/metrics', headers })).body;
+    const taken = [wait(greedy), wait(greedy)];
+    await expect.poll(waiters, { timeout: 5_000 }).toContain('sagax_api_waiters 2');
+    const refused = await wait(greedy);
+    expect(refused).toMatchObject({ status: 503, code: 'OVERLOADED' });
+    expect(refused.body['detail']).toContain('Wait for fewer at once');
+    expect(await wait(greedy, 0)).toMatchObject({ status: 202 });
+    const others = wait(calm);
+    await expect.poll(waiters, { timeout: 5_000 }).toContain('sagax_api_waiters 3');
+    // What it let go of it may have again.
+    api.become({ sagaId: SAGA, status: 'completed', streamVersion: 3 });
+    for (const answer of [...taken, others]) expect(await answer).toMatchObject({ status: 200 });
+    api.become({ sagaId: SAGA, status: 'running', streamVersion: 4 });
+    const again = [wait(greedy), wait(greedy)];
+    await expect.poll(waiters, { timeout: 5_000 }).toContain('sagax_api_waiters 2');
+    await api.app.close();
+    for (const answer of again) expect(await answer).toMatchObject({ status: 202 });
+  });
+});
+
 describe('an event stream', () => {
   it('is cut off when the key that opened it ends', async () => {
     const api = await openSecureApi({ options: { heartbeatMs: 20 } });

@@ -80,7 +80,7 @@ describe('a part of the log is away', () => {
       onError: () => undefined,
       reader: { getMany: (_keys, options) => answer([summary as SagaSummary])(options) },
     });
-    const options = { ms: 1_000, signal: new AbortController().signal };
+    const options = { ms: 1_000, waiter: { caller: 'me', gone: new AbortController().signal } };
     const here = watch.wait('default', '1', () => true, options);
     const there = watch.wait('default', '2', () => true, options);
     await Promise.all([expect(there).rejects.toBe(away), clock.advance(2_000)]);

@@ -27,7 +27,7 @@ function openWatch(limit = 10) {
   });
   return { clock, watch, state, ticks, errors };
 }
-const silent = { onSummary: () => undefined, onClosed: () => undefined };
+const silent = { caller: 'me', onSummary: () => undefined, onClosed: () => undefined };
 
 describe('SagaWatch', () => {
   it('slows from 10 to 250 ms while nothing happens, and hurries for news and newcomers', async () => {
@@ -76,7 +76,7 @@ describe('SagaWatch', () => {
 
   it('gives the newest summary at the end of the wait, or what the reader failed with', async () => {
     const { clock, watch, state } = openWatch();
-    const options = { ms: 1_000, signal: new AbortController().signal };
+    const options = { ms: 1_000, waiter: { caller: 'me', gone: new AbortController().signal } };
     const waited = watch.wait('default', '1', () => false, options);
     await clock.advance(1_000);
     expect(await waited).toMatchObject({ streamVersion: 1 });
@@ -91,7 +91,7 @@ describe('SagaWatch', () => {
 
   it('has a limit, and ends at once when closed', async () => {
     const { clock, watch } = openWatch(1);
-    const options = { ms: 60_000, signal: new AbortController().signal };
+    const options = { ms: 60_000, waiter: { caller: 'me', gone: new AbortController().signal } };
     const waited = watch.wait('default', '1', () => false, options);
     expect(() => watch.add('default', '2', silent)).toThrow(/already wait/);
     await clock.sleeping();
