@@ -1,6 +1,7 @@
 /** What this process tells about itself at /metrics: requests by route and status, waiters, queued messages. */
 import type { FastifyInstance } from 'fastify';
 import { collectDefaultMetrics, Gauge, Histogram, type Registry } from 'prom-client';
+import type { watchEnds } from './ends.ts';
 import type { Inbox } from './inbox.ts';
 import type { SagaWatch } from './watch.ts';
 
@@ -10,7 +11,12 @@ const DURATION_BUCKETS_S = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 export function registerMetrics(
   app: FastifyInstance,
   registry: Registry,
-  sources: { watch: SagaWatch; inbox: Inbox; processMetrics: boolean },
+  sources: {
+    watch: SagaWatch;
+    inbox: Inbox;
+    processMetrics: boolean;
+    onEnd: ReturnType<typeof watchEnds>;
+  },
 ): void {
   const duration = new Histogram({
     name: 'sagax_api_request_duration_seconds',
@@ -36,7 +42,7 @@ export function registerMetrics(
     },
   });
   if (sources.processMetrics) collectDefaultMetrics({ register: registry });
-  app.addHook('onResponse', async (request, reply) => {
+  sources.onEnd((request, reply) => {
     // The route's pattern, never the path: ids would make a series each.
     const route = request.routeOptions.url ?? 'unknown';
     duration.observe(

@@ -13,6 +13,7 @@ import { answerClientError } from './client-errors.ts';
 import { scopeOf, type App, type Context } from './context.ts';
 import { resolveOptions, type ApiDeps, type ApiOptions } from './deps.ts';
 import { Connections } from './drain.ts';
+import { watchEnds } from './ends.ts';
 import { Inbox } from './inbox.ts';
 import { Lookup } from './lookup.ts';
 import { registerMetrics } from './metrics.ts';
@@ -63,6 +64,7 @@ export function createApi(deps: ApiDeps, options: ApiOptions = {}): App {
     { parseAs: 'string' },
     async (_request: FastifyRequest, body: string) => parseJsonBody(body),
   );
+  const onEnd = watchEnds(app);
   app.addHook('onRequest', async (request, reply) => {
     void reply.header('x-request-id', request.id);
     void reply.header('x-content-type-options', 'nosniff');
@@ -81,11 +83,12 @@ export function createApi(deps: ApiDeps, options: ApiOptions = {}): App {
   });
   closeInOrder(app, context);
   registerGate(app, context.gate);
-  registerAudit(app, deps.access.auditLog);
+  registerAudit(app, deps.access.auditLog, onEnd);
   registerMetrics(app, deps.metrics, {
     watch: context.watch,
     inbox: context.inbox,
     processMetrics: context.options.processMetrics,
+    onEnd,
   });
   registerOpenApi(app, context.options.version);
   // In a plugin of their own, so that they come after the one that listens for routes.

@@ -2,11 +2,12 @@
  * The audit trail: who did what, and how it ended, for each act that a person answers for.
  *
  * Guards that no act is without an entry: it is durable before the act begins, and if that fails there is no act. The
- * result is put in after the answer; an entry without one tells that the process died in between. Starts are ordinary
+ * result is put in after the answer, whether or not the caller is still there; an entry without one tells that the process died in between. Starts are ordinary
  * traffic and not acts: their event is their record.
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { AuditEntry, AuditLog } from '../../engine/ports-access.ts';
+import type { watchEnds } from '../ends.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -23,7 +24,11 @@ declare module 'fastify' {
 
 const MAX_REASON_LENGTH = 1_024;
 
-export function registerAudit(app: FastifyInstance, auditLog: AuditLog): void {
+export function registerAudit(
+  app: FastifyInstance,
+  auditLog: AuditLog,
+  onEnd: ReturnType<typeof watchEnds>,
+): void {
   app.decorateRequest('audit', null);
   app.decorateRequest('problemCode', null);
   // After validation, so that what is written is of known form and size; before the handler, which acts.
@@ -32,7 +37,7 @@ export function registerAudit(app: FastifyInstance, auditLog: AuditLog): void {
     const entry = entryOf(request);
     request.audit = { id: await auditLog.begin(entry), entry };
   });
-  app.addHook('onResponse', async (request, reply) => {
+  onEnd((request, reply) => {
     const { audit, problemCode: code } = request;
     const status = reply.statusCode;
     if (audit === null) {
@@ -40,11 +45,9 @@ export function registerAudit(app: FastifyInstance, auditLog: AuditLog): void {
       return;
     }
     request.log.info({ audit: { ...audit.entry, status, code } }, 'An act.');
-    try {
-      await auditLog.finish(audit.id, { status, code });
-    } catch (error) {
+    auditLog.finish(audit.id, { status, code }).catch((error: unknown) => {
       request.log.warn({ err: error, auditId: audit.id }, "An act's result could not be kept.");
-    }
+    });
   });
 }
 
