@@ -95,7 +95,7 @@ export class Lookup {
       const page = await this.#reader.history(sagaId, after, PAGE);
       for (const logged of page) search.look(logged);
       const last = page.at(-1);
-      if (last === undefined || page.length < PAGE) break;
+      if (last === undefined) break;
       after = last.streamVersion;
     }
     const found = search.found();

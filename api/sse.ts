@@ -13,6 +13,8 @@ import { historyView } from './views.ts';
 import { hasEnded, type SagaWatch, type Waiter, type Watcher } from './watch.ts';
 
 const PAGE = 200;
+/** Kept for each stream while its client reads; thousands may stand still at once. */
+const PAGE_BYTES = 500_000;
 /** Pause after which a browser's EventSource connects again. */
 const RECONNECT_MS = 1_000;
 
@@ -75,7 +77,7 @@ async function copyEvents(
       admittedAt = clock.monotonic();
     }
     const wake = news.next();
-    const events = await reader.history(summary.sagaId, position, PAGE);
+    const events = await reader.history(summary.sagaId, position, PAGE, PAGE_BYTES);
     for (const logged of events) {
       const data = JSON.stringify(historyView(logged));
       await output.write(
@@ -87,7 +89,8 @@ async function copyEvents(
     const ended =
       events.some(({ event }) => TERMINAL_EVENTS.has(event.type)) || news.endedAt(position);
     if (ended) return output.write('event: end\ndata: {}\n\n');
-    // Read on while there is more; when the summary is ahead of what was read, news will come.
+    // Read on while there is more; few events may be a page of large ones. When the summary is ahead of a log that
+    // has nothing more, news will come.
     if (events.length > 0 && (events.length === PAGE || news.version > position)) continue;
     const silent = await clock.sleep(heartbeatMs, AbortSignal.any([wake, over]));
     if (silent && !over.aborted) await output.write(': heartbeat\n\n');

@@ -41,6 +41,9 @@ export interface PartOptions {
   onMissing?: (missing: MissingPart) => void;
 }
 
+/** Most of a history that is read at once: an event may have 900 kB, and a thousand of them would be a gigabyte. */
+export const HISTORY_BYTES = 8_000_000;
+
 export interface SagaReader {
   get(namespace: string, sagaId: string): Promise<SagaSummary | null>;
   /** Summaries of those that exist; one query whatever the number (long polls share it). */
@@ -50,8 +53,17 @@ export interface SagaReader {
   ): Promise<SagaSummary[]>;
   /** Newest first, at most `limit`. */
   list(query: SagaQuery, options?: PartOptions): Promise<SagaSummary[]>;
-  /** Events with a stream version above `afterVersion`, in order, at most `limit`. */
-  history(sagaId: string, afterVersion: number, limit: number): Promise<LoggedEvent[]>;
+  /**
+   * Events with a stream version above `afterVersion`, in order, at most `limit`, and none after the one with which
+   * their JSON comes to `maxBytes` (about; HISTORY_BYTES when not given). So fewer than `limit` need not be all: only
+   * none means that there are no more.
+   */
+  history(
+    sagaId: string,
+    afterVersion: number,
+    limit: number,
+    maxBytes?: number,
+  ): Promise<LoggedEvent[]>;
   /**
    * Whether the log still has the week that the id is of. Then a saga of it that is not found was never begun; once the
    * week is dropped, it may have run and ended.

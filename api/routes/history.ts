@@ -11,10 +11,9 @@ const after = shape
   .queryInt(0, MAX_VERSION)
   .default(0)
   .register(shape.docs, { description: 'Only events with a higher stream version.' });
-const pageSize = shape
-  .queryInt(1, 1_000)
-  .default(200)
-  .register(shape.docs, { description: '1 to 1,000.' });
+const pageSize = shape.queryInt(1, 1_000).default(200).register(shape.docs, {
+  description: '1 to 1,000. A page of large events has fewer; `next` tells whether there are more.',
+});
 const lastEventId = z
   .string()
   .regex(/^\d{1,10}$/, 'the id of an event of this stream')
@@ -41,10 +40,13 @@ export function historyRoutes(app: App, context: Context, scope: Scope): void {
       const namespace = namespaceOf(context, request);
       const { sagaId } = request.params;
       const { limit } = request.query;
-      await context.lookup.saga(namespace, sagaId, waiterOf(reply));
+      const summary = await context.lookup.saga(namespace, sagaId, waiterOf(reply));
       const found = await context.deps.reader.history(sagaId, request.query.after, limit + 1);
       const page = found.slice(0, limit);
-      const next = found.length > limit ? (page.at(-1)?.streamVersion ?? null) : null;
+      const last = page.at(-1)?.streamVersion ?? null;
+      // Of large events the reader gives fewer than were asked for.
+      const isMore = found.length > limit || (last !== null && last < summary.streamVersion);
+      const next = isMore ? last : null;
       const self = `${sagaPath(namespace, sagaId)}/history`;
       const links = next === null ? {} : { next: `${self}?after=${next}&limit=${limit}` };
       return { sagaId, items: page.map(historyView), next, links };

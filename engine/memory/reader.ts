@@ -1,6 +1,7 @@
 /** `SagaReader` in memory: what the API looks at. */
+import type { LoggedEvent } from '../core/events.ts';
 import type { SagaSummary } from '../ports.ts';
-import type { SagaQuery, SagaReader } from '../ports-read.ts';
+import { HISTORY_BYTES, type SagaQuery, type SagaReader } from '../ports-read.ts';
 import { parseEvent, type MemoryDatabase } from './database.ts';
 import type { Host } from './host.ts';
 
@@ -21,14 +22,10 @@ export function memoryReader(db: MemoryDatabase, host: Host): SagaReader {
             .filter((summary) => summary !== null),
       }),
     list: (query) => host.io({ point: 'reader.list', work: () => list(db, query) }),
-    history: (sagaId, afterVersion, limit) =>
+    history: (sagaId, afterVersion, limit, maxBytes = HISTORY_BYTES) =>
       host.io({
         point: 'reader.history',
-        work: () =>
-          (db.streams.get(sagaId) ?? [])
-            .filter((event) => event.streamVersion > afterVersion)
-            .slice(0, limit)
-            .map(parseEvent),
+        work: () => history(db, sagaId, afterVersion, { limit, maxBytes }),
       }),
     // Nothing is dropped here.
     isKept: () => Promise.resolve(true),
@@ -39,6 +36,24 @@ export function memoryReader(db: MemoryDatabase, host: Host): SagaReader {
       }),
     ping: () => host.io({ point: 'reader.ping', work: () => undefined }),
   };
+}
+
+function history(
+  db: MemoryDatabase,
+  sagaId: string,
+  afterVersion: number,
+  { limit, maxBytes }: { limit: number; maxBytes: number },
+): LoggedEvent[] {
+  let bytes = 0;
+  return (db.streams.get(sagaId) ?? [])
+    .filter((event) => event.streamVersion > afterVersion)
+    .slice(0, limit)
+    .filter(({ text }) => {
+      const isWithin = bytes < maxBytes;
+      bytes += Buffer.byteLength(text);
+      return isWithin;
+    })
+    .map(parseEvent);
 }
 
 function list(db: MemoryDatabase, query: SagaQuery): SagaSummary[] {

@@ -31,8 +31,8 @@ export function spreadReader(parts: Parts): SagaReader {
       const pages = await fromEach(parts, parts.all, call, options);
       return newestFirst(pages.flat(), ({ sagaId }) => sagaId).slice(0, Math.max(0, query.limit));
     },
-    history: (sagaId, afterVersion, limit) =>
-      parts.ofSaga(sagaId).ask(({ reader }) => reader.history(sagaId, afterVersion, limit)),
+    history: (sagaId, ...rest) =>
+      parts.ofSaga(sagaId).ask(({ reader }) => reader.history(sagaId, ...rest)),
     isKept: (sagaId) => parts.ofSaga(sagaId).ask(({ reader }) => reader.isKept(sagaId)),
     shards: async (options) => {
       const call = ({ reader }: PostgresPorts) => reader.shards();

@@ -47,6 +47,20 @@ describe('complete', () => {
     ]);
   });
 
+  it('finds a command behind events that are more than is read at once', async () => {
+    const api = await openApi();
+    const large = (n: number): SagaEvent => ({
+      type: 'TimerCleared',
+      timerId: `${n}${'x'.repeat(900_000)}`,
+    });
+    api.log(SAGA, ...Array.from({ length: 10 }, (_, n) => large(n)), ...beginning(SAGA));
+    const response = await api.app.inject(
+      post(BOOK, 'complete', { outcome: 'succeeded', output: { seat: '4A' } }),
+    );
+    expect(response.statusCode).toBe(202);
+    expect(api.inbox()).toMatchObject([{ type: 'reply', body: { commandId: BOOK } }]);
+  });
+
   it('takes the rejections of the contract, and failures', async () => {
     const { app, inbox } = await opened();
     const soldOut = { code: 'SoldOut', data: { next: 'Friday' } };

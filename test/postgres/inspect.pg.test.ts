@@ -1,11 +1,11 @@
-/** Lists, single sagas and histories; each list walks an index, shown by its plan. */
+/** Lists and single sagas; each list walks an index, shown by its plan. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { composeSnowflake } from '../../engine/core/ids.ts';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import { listQuery } from '../../engine/postgres/inspect.ts';
 import type { SagaQuery } from '../../engine/ports-read.ts';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
-import { noted, sagaId, summary, T0, taken, Writer } from './fixtures.ts';
+import { sagaId, summary, T0, taken, Writer } from './fixtures.ts';
 
 let db: TestDatabase;
 let ports: PostgresPorts;
@@ -164,17 +164,6 @@ describe('lists', () => {
     await ports.eventLog.append(w.batch({ summaries: [summary(id), ended] }));
     expect(await ports.reader.get('default', id)).toEqual(ended);
   });
-});
-
-test('history: behind a version, in order, at most so many', async () => {
-  const w = new Writer(await taken(ports.shardLeases.acquire(1, 'me', 60_000)));
-  const id = sagaId();
-  const events = [1, 2, 3, 4, 5].map((n) => w.event(id, noted(n)));
-  await ports.eventLog.append(w.batch({ events }));
-  expect(await ports.reader.history(id, 0, 100)).toEqual(events);
-  expect(await ports.reader.history(id, 2, 2)).toEqual(events.slice(2, 4));
-  expect(await ports.reader.history(id, 5, 2)).toEqual([]);
-  expect(await ports.reader.history('x', 0, 2)).toEqual([]);
 });
 
 test('shards: who owns them, until when, how far they are', async () => {
