@@ -32,16 +32,21 @@ export class Lane {
   #open = false;
   #running: Promise<void> | null = null;
   readonly #end = new AbortController();
-  /** Offset of the next message to queue; null before the first one. */
-  next: bigint | null = null;
+  /** Offset of the next message to queue; null before the first one, unless the start is known. */
+  next: bigint | null;
+  /** Offset of the first message that was queued, or the start. */
+  #first: bigint | null;
   /** Highest offset that a batch said is done, and that the group knows. */
   toCommit: bigint | null = null;
   committed: bigint | null = null;
 
-  constructor(topic: string, partition: number, host: LaneHost) {
+  /** @param start where it reads from; null: where the group has got to */
+  constructor(topic: string, partition: number, host: LaneHost, start: bigint | null) {
     this.topic = topic;
     this.partition = partition;
     this.#host = host;
+    this.next = start;
+    this.#first = start;
   }
 
   get key(): string {
@@ -49,6 +54,10 @@ export class Lane {
   }
   get closed(): boolean {
     return this.#end.signal.aborted;
+  }
+  /** What the group has got to, or less: all below it is done. Null when the lane has nothing to go by. */
+  get doneBelow(): bigint | null {
+    return this.committed ?? this.#first;
   }
   get full(): boolean {
     return (
@@ -75,6 +84,7 @@ export class Lane {
     if (this.closed) return true;
     const first = messages[0]?.offset;
     if (first !== undefined && this.next !== null && first < this.next) return false;
+    this.#first ??= first ?? null;
     for (const message of messages) {
       this.#queue.push(message);
       this.#queuedBytes += bytesOf(message);
@@ -119,6 +129,7 @@ export class Lane {
         this.#queue = [];
         this.#queuedBytes = 0;
         this.next = answer.resumeAt;
+        if (this.#first !== null && this.next < this.#first) this.#first = this.next;
         this.#host.seek(this, answer.resumeAt);
       }
       this.#host.roomMade(this);

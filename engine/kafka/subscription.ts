@@ -6,7 +6,7 @@
  * lane each and the fetch loop never waits for a handler; a full lane is paused. It can stop without a
  * word, so a watchdog makes a new consumer when nothing has been heard for long. It can't be stopped while
  * it starts, and would then run on as a member that nobody listens to: a consumer that is given up in its
- * start is let go of when the start is over.
+ * start is let go of when the start is over. It can join again while fetches are under way (`restarts.ts`).
  */
 import type { Consumer, EachBatchPayload, Kafka } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
@@ -17,6 +17,7 @@ import { groupAssigner } from './group-assigner.ts';
 import { Lane, pause, type LaneHost } from './lane.ts';
 import { receivedMessage } from './messages.ts';
 import type { KafkaSettings } from './options.ts';
+import { Restarts } from './restarts.ts';
 
 const DEFAULT_MAX_BATCH = 500;
 const COMMIT_INTERVAL_MS = 1_000;
@@ -45,6 +46,7 @@ export class KafkaSubscription implements Subscription {
   #consumer: Consumer | null = null;
   /** Per consumer the end of its start, whatever came of it. */
   readonly #starts = new WeakMap<Consumer, Promise<void>>();
+  readonly #restarts = new Restarts();
   #memberId: string | null = null;
   #joinAttempts = 0;
   #lastSignOfLife = performance.now();
@@ -177,6 +179,7 @@ export class KafkaSubscription implements Subscription {
   }
 
   #makeConsumer(): Consumer {
+    this.#restarts.fetchesEnded();
     const { sessionTimeoutMs, rebalanceTimeoutMs, fetchWaitMs, client } = this.#settings;
     // A client of its own: kafkajs shares committed offsets among a client's consumers of one group.
     const consumer = this.#makeKafka().consumer({
@@ -194,6 +197,10 @@ export class KafkaSubscription implements Subscription {
       if (this.#consumer === consumer) listener();
     };
     const alive = current(() => (this.#lastSignOfLife = performance.now()));
+    consumer.on(
+      consumer.events.FETCH_START,
+      current(() => this.#restarts.fetchBegins()),
+    );
     consumer.on(consumer.events.FETCH, () => {
       alive();
       this.#fetched();
@@ -202,7 +209,11 @@ export class KafkaSubscription implements Subscription {
     // A rebalance ends our say over offsets: what is known now is said now, so that less comes twice.
     consumer.on(
       consumer.events.REBALANCING,
-      current(() => void this.#commit()),
+      current(() => {
+        // Said when all fetches have ended; a join that one of them makes says nothing.
+        this.#restarts.fetchesEnded();
+        void this.#commit();
+      }),
     );
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) =>
       current(() => this.#joined(consumer, payload.memberId, payload.memberAssignment))(),
@@ -275,9 +286,11 @@ export class KafkaSubscription implements Subscription {
       if (kept.next !== null) this.#seek(kept, kept.next);
       return Promise.resolve();
     }
-    const lane = new Lane(topic, partition, this.#host);
+    const start = this.#restarts.startOf(`${topic}/${partition}`);
+    const lane = new Lane(topic, partition, this.#host, start);
     this.#lanes.set(lane.key, lane);
     consumer.pause([{ topic, partitions: [partition] }]);
+    if (start !== null) this.#seek(lane, start);
     const opening = this.#open(consumer, lane);
     this.#addTail(lane.key, opening);
     return opening;
@@ -307,12 +320,12 @@ export class KafkaSubscription implements Subscription {
    * The log begins again below what was read: its topic was deleted and made anew, or lost its end. Where to
    * read on is for the reader to say, so the partition goes and comes back. What was fetched comes again then.
    */
-  #beginAgain(consumer: Consumer, lane: Lane, offset: string | null): void {
+  #beginAgain(consumer: Consumer, lane: Lane, offset: bigint): void {
     this.#warn(
-      { ...at(lane), expected: String(lane.next), offset },
+      { ...at(lane), expected: String(lane.next), offset: String(offset) },
       'the log begins again below what was read; the partition is opened anew',
     );
-    this.#lose(lane);
+    this.#lose(lane, offset);
     const over = this.#tails.get(lane.key);
     // A reader who insists on an offset that isn't there would have us do this without a pause.
     this.#addTail(
@@ -329,8 +342,9 @@ export class KafkaSubscription implements Subscription {
     for (const lane of [...this.#lanes.values()]) this.#lose(lane);
   }
 
-  #lose(lane: Lane): void {
+  #lose(lane: Lane, logBegins: bigint | null = null): void {
     this.#lanes.delete(lane.key);
+    this.#restarts.lost(lane.key, lane.doneBelow, logBegins);
     lane.close();
     this.#revoke(lane);
   }
@@ -366,7 +380,10 @@ export class KafkaSubscription implements Subscription {
     if (this.#consumer !== consumer || lane === undefined || !isRunning() || isStale()) return;
     const messages = batch.messages.map((message) => receivedMessage(topic, partition, message));
     this.#messagesOfFetch += messages.length;
-    if (!lane.offer(messages)) return this.#beginAgain(consumer, lane, batch.firstOffset());
+    const [first] = messages;
+    if (first !== undefined && !lane.offer(messages)) {
+      return this.#beginAgain(consumer, lane, first.offset);
+    }
     resolveOffset(batch.lastOffset());
     if (lane.full) consumer.pause([{ topic, partitions: [partition] }]);
   }
