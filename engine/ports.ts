@@ -282,7 +282,8 @@ export interface Bus {
    * On return every message is durable (Kafka acks=all); order is kept per topic and partition.
    * If it rejects, any of them may be there: publishing again makes duplicates, which receivers drop.
    * Batches over the broker's request limit are split.
-   * @throws SagaxError BUS_UNAVAILABLE within about 10 s when the broker does not answer.
+   * @throws SagaxError BUS_UNAVAILABLE within about 10 s when the broker does not answer; TOPOLOGY_MISMATCH when there
+   * is no such topic or partition, which fails this call only.
    */
   publish(messages: readonly BusMessage[]): Promise<void>;
   subscribe(options: SubscribeOptions): Subscription;

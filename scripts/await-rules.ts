@@ -63,6 +63,7 @@ const DECLARED: { readonly [call: string]: 'site' | 'inner' | 'handed-in' | 'wai
   'engine/postgres/bus-membership.ts bell': 'handed-in',
   'engine/ports.ts onAssigned': 'handed-in',
   'engine/ports.ts onRevoked': 'handed-in',
+  'engine/kafka/known-topics.ts ask': 'handed-in',
   'engine/kafka/lane.ts host.onBatch': 'handed-in',
   'engine/postgres/bus-lane.ts onBatch': 'handed-in',
   // Given by the only one who makes such an object.
@@ -74,6 +75,7 @@ const DECLARED: { readonly [call: string]: 'site' | 'inner' | 'handed-in' | 'wai
 /** Functions that make a promise by hand, and what settles it: a timer, or another part of the process. */
 const WAIT_ONLY: { readonly [place: string]: string } = {
   'engine/kafka/failures.ts#withDeadline': 'a timer',
+  'engine/kafka/known-topics.ts#search': 'a timer',
   'engine/kafka/lane.ts#pause': 'a timer or the end of the lane',
   'engine/kafka/publisher.ts#publish': 'the sending loop',
   'engine/kafka/subscription.ts#closed': 'the end of the subscription',

@@ -10,7 +10,8 @@ import { Kafka, type Admin } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
 import { registerCodecs } from './codecs.ts';
-import { unavailable, withDeadline } from './failures.ts';
+import { topicFaultOf, unavailable, withDeadline, type TopicFault } from './failures.ts';
+import { KnownTopics } from './known-topics.ts';
 import {
   filterTimeoutWarning,
   kafkaSettings,
@@ -42,6 +43,7 @@ export function createKafkaBus(options: KafkaBusOptions): Bus {
 class KafkaBus implements Bus {
   readonly kind = 'kafka';
   readonly #settings: KafkaSettings;
+  readonly #topics: KnownTopics;
   readonly #publisher: KafkaPublisher;
   readonly #subscriptions = new Set<KafkaSubscription>();
   #admin: Promise<Admin> | null = null;
@@ -54,7 +56,8 @@ class KafkaBus implements Bus {
       settings.log.debug({}, 'this kafkajs is built otherwise: its timers are left as they are');
     }
     this.#settings = settings;
-    this.#publisher = new KafkaPublisher(new Kafka(settings.client), settings);
+    this.#topics = new KnownTopics((topic) => this.#faultOf(topic), settings.publishTimeoutMs);
+    this.#publisher = new KafkaPublisher(new Kafka(settings.client), settings, this.#topics);
   }
 
   publish(messages: readonly BusMessage[]): Promise<void> {
@@ -76,7 +79,7 @@ class KafkaBus implements Bus {
     const giveUpAt = performance.now() + TOPIC_LIMIT_MS;
     for (let round = 1; ; round++) {
       const left = await this.#makeMissing(wanted);
-      if (left === null) return;
+      if (left === null) return this.#topics.add(wanted.keys());
       if (performance.now() > giveUpAt) throw left;
       if (round > 1) await delay(TOPIC_LOOK_EVERY_MS);
     }
@@ -115,6 +118,20 @@ class KafkaBus implements Bus {
     await this.#publisher.close();
     const admin = await this.#admin?.catch(() => null);
     await admin?.disconnect().catch(() => undefined);
+  }
+
+  async #faultOf(topic: string): Promise<TopicFault | null> {
+    return this.#ask(async (admin) => {
+      try {
+        await admin.fetchTopicMetadata({ topics: [topic] });
+        return null;
+      } catch (error) {
+        // An answer, and no failure of the client.
+        const fault = topicFaultOf(error);
+        if (fault === null) throw error;
+        return fault;
+      }
+    }, ADMIN_LIMIT_MS);
   }
 
   async #missingTopics(

@@ -172,6 +172,19 @@ const REMEDIES: readonly { signs: readonly string[]; remedy: string; alsoOfOutag
   },
 ];
 
+/** What brokers say of a topic that nothing can be published to. */
+const TOPIC_FAULTS = [
+  'UNKNOWN_TOPIC_OR_PARTITION',
+  'INVALID_TOPIC_EXCEPTION',
+  'TOPIC_AUTHORIZATION_FAILED',
+] as const;
+export type TopicFault = (typeof TOPIC_FAULTS)[number];
+
+export function topicFaultOf(error: unknown): TopicFault | null {
+  const facts = factsOf(error);
+  return TOPIC_FAULTS.find((fault) => facts.has(fault)) ?? null;
+}
+
 /** Name, type, code and message of an error and of all its causes. */
 function factsOf(error: unknown): Set<string> {
   const facts = new Set<string>();

@@ -1,5 +1,6 @@
 /**
- * Publishing: gathers concurrent calls into one send, splits by bytes, and bounds every wait.
+ * Publishing: gathers concurrent calls into one send, splits by bytes, and bounds every wait. What names a topic that
+ * isn't there is refused before it is gathered.
  *
  * Guards (I10) that a resolved call's messages are on disk at the brokers (acks=all), in the order given
  * per partition. While one send is under way the next one gathers, so many small calls cost few
@@ -10,7 +11,8 @@
 import { CompressionTypes, Partitioners, type Kafka, type Producer } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { BusMessage } from '../ports.ts';
-import { unavailable, withDeadline } from './failures.ts';
+import { topicFaultOf, unavailable, withDeadline } from './failures.ts';
+import { topicRefused, type KnownTopics } from './known-topics.ts';
 import type { KafkaSettings } from './options.ts';
 
 /** A partition's part of one send; the broker's `message.max.bytes` (1 MiB) counts per partition. */
@@ -47,34 +49,44 @@ export type Chunk = Sized[];
 export class KafkaPublisher {
   readonly #kafka: Kafka;
   readonly #settings: KafkaSettings;
+  readonly #topics: KnownTopics;
   #producer: Promise<Producer> | null = null;
   #waiting: Call[] = [];
   #waitingBytes = 0;
   #loop: Promise<void> | null = null;
   #closed = false;
 
-  constructor(kafka: Kafka, settings: KafkaSettings) {
+  constructor(kafka: Kafka, settings: KafkaSettings, topics: KnownTopics) {
     this.#kafka = kafka;
     this.#settings = settings;
+    this.#topics = topics;
   }
 
   async publish(messages: readonly BusMessage[]): Promise<void> {
     if (messages.length === 0) return;
-    if (this.#closed) throw unavailable('this bus has been closed');
+    const startedAt = performance.now();
+    const { publishTimeoutMs: timeoutMs, connections } = this.#settings;
+    const deadline = startedAt + timeoutMs;
     const sized = messages.map((message) => ({ message, bytes: messageBytes(message) }));
     const bytes = sized.reduce((sum, item) => sum + item.bytes, 0);
     sized.forEach(refuseOversize);
+    const unknown = this.#topics.unknownOf(messages);
+    if (unknown.length > 0 && !this.#closed) {
+      const found = Promise.all(unknown.map((topic) => this.#topics.find(topic)));
+      await withDeadline(found, timeoutMs).catch((error: unknown) => {
+        throw connections.failure(error, timeoutMs, startedAt);
+      });
+    }
+    if (this.#closed) throw unavailable('this bus has been closed');
     if (this.#waitingBytes > 0 && this.#waitingBytes + bytes > MAX_WAITING_BYTES) {
       throw unavailable(`${this.#waitingBytes} bytes are waiting to be sent already`);
     }
     await new Promise<void>((resolve, reject) => {
-      const { publishTimeoutMs: timeoutMs, connections } = this.#settings;
-      const startedAt = performance.now();
       const call: Call = {
         messages: sized,
         bytes,
         startedAt,
-        deadline: startedAt + timeoutMs,
+        deadline,
         settled: false,
         settle: (error) => {
           if (call.settled) return;
@@ -86,7 +98,7 @@ export class KafkaPublisher {
       };
       const timer = setTimeout(
         () => call.settle(connections.late(timeoutMs, startedAt)),
-        timeoutMs,
+        deadline - performance.now(),
       );
       this.#waiting.push(call);
       this.#waitingBytes += bytes;
@@ -111,7 +123,7 @@ export class KafkaPublisher {
       const calls = gathered.filter((call) => !call.settled);
       if (calls.length > 0) {
         const error = await this.#sendAll(calls);
-        if (error === null || calls.length === 1) settle(calls, error);
+        if (error === null) settle(calls, null);
         else await this.#sendOneByOne(calls, error);
       }
       for (const call of gathered) this.#waitingBytes -= call.bytes;
@@ -122,7 +134,22 @@ export class KafkaPublisher {
   /** One call's bad message (a topic that is gone, too large for the broker) must not fail its neighbours. */
   async #sendOneByOne(calls: readonly Call[], error: SagaxError): Promise<void> {
     if (error.code === 'BUS_UNAVAILABLE') return settle(calls, error);
-    for (const call of calls) settle([call], await this.#sendAll([call]));
+    // The topic that kafkajs misses may be one of an earlier send: it asks for all that its producer has had.
+    const mayBeOthers = topicFaultOf(error.cause) === 'UNKNOWN_TOPIC_OR_PARTITION';
+    if (calls.length === 1 && !mayBeOthers) return settle(calls, error);
+    for (const call of calls) settle([call], await this.#sendAgain(call));
+  }
+
+  async #sendAgain(call: Call): Promise<SagaxError | null> {
+    const { publishTimeoutMs, connections } = this.#settings;
+    const unknown = this.#topics.unknownOf(call.messages.map(({ message }) => message));
+    try {
+      const looks = Promise.all(unknown.map((topic) => this.#topics.look(topic)));
+      await withDeadline(looks, call.deadline - performance.now());
+    } catch (error) {
+      return connections.failure(error, publishTimeoutMs, call.startedAt);
+    }
+    return this.#sendAll([call]);
   }
 
   async #sendAll(calls: readonly Call[]): Promise<SagaxError | null> {
@@ -141,8 +168,22 @@ export class KafkaPublisher {
       return null;
     } catch (error) {
       this.#dropProducer();
-      return tooLarge(error) ?? connections.failure(error, publishTimeoutMs, startedAt);
+      return (
+        tooLarge(error) ??
+        this.#topicRefused(calls, error) ??
+        connections.failure(error, publishTimeoutMs, startedAt)
+      );
     }
+  }
+
+  #topicRefused(calls: readonly Call[], error: unknown): SagaxError | null {
+    const fault = topicFaultOf(error);
+    if (fault === null) return null;
+    const topics = new Set(
+      calls.flatMap(({ messages }) => messages.map(({ message }) => message.topic)),
+    );
+    this.#topics.forget(topics);
+    return topicRefused([...topics], fault, error);
   }
 
   async #sendChunks(chunks: readonly Chunk[], signal: AbortSignal): Promise<void> {

@@ -85,6 +85,33 @@ function topicTests({ bus, topic }: Context): void {
     await expect(wrong).rejects.toMatchObject({ code: 'TOPOLOGY_MISMATCH' });
   });
 
+  it('refuses messages to a topic that does not exist, and fails no others with them', async () => {
+    const name = await topic(1);
+    const missing = `${name}-not`;
+    const good = Array.from({ length: 20 }, (_, i) => message(name, 0, `${i}`));
+    const publish = (messages: BusMessage[]): Promise<void> => bus().publish(messages);
+    // Side by side, so that they would go out together.
+    const settled = await Promise.allSettled([
+      ...good.slice(0, 10).map((one) => publish([one])),
+      publish([message(missing, 0, 'lost')]),
+      publish([message(name, 0, 'with it'), message(missing, 0, 'lost')]),
+      ...good.slice(10).map((one) => publish([one])),
+    ]);
+    const refused = settled.filter((one) => one.status === 'rejected').map(({ reason }) => reason);
+    expect(refused).toEqual([
+      expect.objectContaining({ code: 'TOPOLOGY_MISMATCH' }),
+      expect.objectContaining({ code: 'TOPOLOGY_MISMATCH' }),
+    ]);
+    for (const { message: text } of refused as Error[]) expect(text).toContain(missing);
+    const recorder = new BusRecorder();
+    const subscription = bus().subscribe(recorder.options({ group: `g-${name}`, topics: [name] }));
+    await recorder.until(() => good.every(({ value }) => recorder.values.includes(value)));
+    await subscription.close();
+    // It may appear, and then it is as good as any.
+    await bus().ensureTopics([{ topic: missing, partitions: 1 }]);
+    await bus().publish([message(missing, 0, 'found')]);
+  });
+
   it('tells the end offsets and answers a ping', async () => {
     const name = await topic(2);
     expect(await bus().endOffsets(name)).toEqual(
