@@ -1,8 +1,9 @@
 /**
- * The way out for replies: published in order, several at once while the bus is at work.
+ * The way out for replies: published in order, several at once while the bus is at work, each topic by itself.
  *
  * Guards that no answer is dropped because the bus is away: it is tried again with pauses, and the command
- * keeps its place (its offset is not committed) until the answer is on the bus. The queue is bounded by the
+ * keeps its place (its offset is not committed) until the answer is on the bus. Nor may the answers for a topic
+ * that isn't there, which a command can name, hold up those for another. The queues are bounded by the
  * worker's in-flight window, since each command waits here for its own answer.
  */
 import { SagaxError } from '../engine/core/errors.ts';
@@ -14,7 +15,7 @@ import type { Log } from './handlers.ts';
 const MAX_BATCH = 500;
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 5_000;
-/** Tries of a reply that the bus refuses for another reason than being away; about ten seconds in all. */
+/** Tries of a reply that the bus refuses for another reason than being away: about ten seconds, and what the bus takes. */
 const MAX_REFUSALS = 8;
 
 /** `refused`: the bus is there and does not take this message. `stopped`: the worker is at its end. */
@@ -30,8 +31,8 @@ export class ReplyPublisher {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #stop: AbortSignal;
-  readonly #queue: Item[] = [];
-  #running = false;
+  /** What waits for each topic; a topic is here as long as somebody sends for it. */
+  readonly #queues = new Map<string, Item[]>();
 
   /** @param stop once aborted nothing is tried again */
   constructor(bus: Bus, clock: Clock, log: Log, stop: AbortSignal) {
@@ -44,18 +45,18 @@ export class ReplyPublisher {
   /** Resolves when the message is durable on the bus, or will never be. Never rejects. */
   publish(message: BusMessage): Promise<Published> {
     return new Promise((done) => {
-      this.#queue.push({ message, done });
-      void this.#run();
+      const queue = this.#queues.get(message.topic);
+      if (queue === undefined) void this.#run(message.topic, [{ message, done }]);
+      else queue.push({ message, done });
     });
   }
 
-  async #run(): Promise<void> {
-    if (this.#running) return;
-    this.#running = true;
+  async #run(topic: string, queue: Item[]): Promise<void> {
+    this.#queues.set(topic, queue);
     // One turn later, so that answers which come together go together.
     await Promise.resolve();
-    while (this.#queue.length > 0) await this.#send(this.#queue.splice(0, MAX_BATCH));
-    this.#running = false;
+    while (queue.length > 0) await this.#send(queue.splice(0, MAX_BATCH));
+    this.#queues.delete(topic);
   }
 
   async #send(items: readonly Item[]): Promise<void> {

@@ -32,15 +32,6 @@ afterEach(() => bench.close());
 
 const sagaOf = (n: number): string => `9${String(n).padStart(17, '0')}`;
 
-/** Sagas whose commands share a partition, and ones that don't. */
-function sagasIn(partition: number, count: number): string[] {
-  const found: string[] = [];
-  for (let n = 1; found.length < count; n += 1) {
-    if (partitionOf(sagaOf(n), PARTITIONS) === partition) found.push(sagaOf(n));
-  }
-  return found;
-}
-
 const counting = (key = 'sold'): Handler<MemoryTx> =>
   transactional<typeof reserve, MemoryTx>(reserve, async ({ tx, input, commandId }) => {
     await rig.add(tx, key, input.count);
@@ -111,28 +102,6 @@ describe('replies', () => {
     expect(await bench.replies(1)).toHaveLength(1);
     await settle();
     expect(bench.committed(partition)).toBe(1n);
-  });
-
-  test('a reply that the bus refuses is kept as a dead letter, and holds nobody up', async () => {
-    const goOn = Promise.withResolvers<void>();
-    let calls = 0;
-    await bench.start(rig.connect(), [counting()], {
-      // The first reply is held until the others are ready, so that they go out in one call.
-      publish: () => ((calls += 1) === 1 ? goOn.promise : Promise.resolve()),
-    });
-    const [first, before, after] = sagasIn(partitionOf(SAGA, PARTITIONS), 3);
-    const lost = commandFor(reserve, { replyTo: { topic: 'no.such.topic', partition: 0 } });
-    const others = [first, before, after].map((sagaId) => commandFor(reserve, { sagaId: sagaId! }));
-    bench.send(others[0]!, others[1]!, lost, others[2]!);
-    await settle();
-    expect(calls).toBe(1);
-    goOn.resolve();
-    const replies = await bench.replies(3);
-    expect(replies.map((reply) => reply.commandId)).toEqual(others.map((one) => one.commandId));
-    expect(rig.database.deadLetters).toHaveLength(0);
-    await rig.clock.advance(60_000);
-    expect(rig.database.deadLetters[0]?.reason).toContain('no.such.topic');
-    expect(bench.committed(partitionOf(SAGA, PARTITIONS))).toBe(4n);
   });
 
   test('a success too large to be told is not stored', async () => {
