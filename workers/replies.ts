@@ -6,9 +6,9 @@
  * that isn't there, which a command can name, hold up those for another. The queues are bounded by the
  * worker's in-flight window, since each command waits here for its own answer.
  */
-import { SagaxError } from '../engine/core/errors.ts';
+import { SagaxError, type ErrorCode } from '../engine/core/errors.ts';
 import type { Bus, BusMessage, Clock } from '../engine/ports.ts';
-import { textOf } from './failures.ts';
+import { cutText, textOf } from './failures.ts';
 import type { Log } from './handlers.ts';
 
 /** Most replies in one call to the bus. */
@@ -18,8 +18,14 @@ const LONGEST_PAUSE_MS = 5_000;
 /** Tries of a reply that the bus refuses for another reason than being away: about ten seconds, and what the bus takes. */
 const MAX_REFUSALS = 8;
 
-/** `refused`: the bus is there and does not take this message. `stopped`: the worker is at its end. */
-export type Published = 'published' | 'refused' | 'stopped';
+/** The bus is there and does not take this message; in its own words. */
+export interface Refusal {
+  readonly code: ErrorCode;
+  readonly reason: string;
+}
+
+/** `stopped`: the worker is at its end. */
+export type Published = 'published' | 'stopped' | Refusal;
 
 interface Item {
   readonly message: BusMessage;
@@ -64,30 +70,35 @@ export class ReplyPublisher {
       if (this.#stop.aborted) return finish(items, 'stopped');
       const error = await this.#try(items);
       if (error === null) return finish(items, 'published');
-      if (!isAway(error)) return this.#sendApart(items);
+      if (!isAway(error)) return this.#sendApart(items, error);
       await this.#clock.sleep(pauseMs, this.#stop);
     }
   }
 
   /** One of them is at fault: the others must neither fail with it nor wait for it. */
-  async #sendApart(items: readonly Item[]): Promise<void> {
+  async #sendApart(items: readonly Item[], error: unknown): Promise<void> {
     const [only, ...others] = items;
     if (only === undefined) return;
-    if (others.length === 0) void this.#insist(only);
+    if (others.length === 0) void this.#insist(only, error);
     else for (const item of items) await this.#send([item]);
   }
 
   /** Beside the queue: a topic may be about to be created. */
-  async #insist(item: Item): Promise<void> {
+  async #insist(item: Item, error: unknown): Promise<void> {
+    let refusal = refusalOf(error);
     let refusals = 1;
     for (let pauseMs = FIRST_PAUSE_MS; refusals < MAX_REFUSALS; pauseMs = nextPause(pauseMs)) {
+      // What is too large stays so.
+      if (refusal.code === 'PAYLOAD_REFUSED') break;
       await this.#clock.sleep(pauseMs, this.#stop);
       if (this.#stop.aborted) return item.done('stopped');
-      const error = await this.#try([item]);
-      if (error === null) return item.done('published');
-      if (!isAway(error)) refusals += 1;
+      const again = await this.#try([item]);
+      if (again === null) return item.done('published');
+      if (isAway(again)) continue;
+      refusal = refusalOf(again);
+      refusals += 1;
     }
-    item.done('refused');
+    item.done(refusal);
   }
 
   /** @returns what went wrong, or null. */
@@ -105,6 +116,12 @@ export class ReplyPublisher {
 
 function isAway(error: unknown): boolean {
   return error instanceof SagaxError && error.kind === 'retryable';
+}
+
+function refusalOf(error: unknown): Refusal {
+  return error instanceof SagaxError
+    ? { code: error.code, reason: cutText(error.message) }
+    : { code: 'INTERNAL', reason: cutText(textOf(error)) };
 }
 
 function nextPause(pauseMs: number): number {

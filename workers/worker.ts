@@ -6,8 +6,18 @@
  * long handler. A crash anywhere means that the unfinished commands are delivered again.
  */
 import { SagaxError } from '../engine/core/errors.ts';
-import { encodeLetter, keptText, type DeadLetter } from '../engine/core/letters.ts';
-import { topicNames, type CommandBody, type ReplyBody } from '../engine/core/wire.ts';
+import {
+  DEAD_LETTER_TEXT_LIMIT,
+  encodeLetter,
+  keptText,
+  type DeadLetter,
+} from '../engine/core/letters.ts';
+import {
+  MAX_BODY_BYTES,
+  topicNames,
+  type CommandBody,
+  type ReplyBody,
+} from '../engine/core/wire.ts';
 import {
   type Bus,
   type BusBatch,
@@ -16,7 +26,7 @@ import {
   type ReceivedMessage,
   type Subscription,
 } from '../engine/ports.ts';
-import type { ExecuteDeps } from './barrier.ts';
+import { failed, type ExecuteDeps } from './barrier.ts';
 import { Batches, canBatch } from './batches.ts';
 import { execute, type ExecuteHow } from './execute.ts';
 import { cutText, textOf } from './failures.ts';
@@ -27,7 +37,7 @@ import { guarded, NO_METRICS, type WorkerMetrics } from './metrics.ts';
 import { Pace } from './pace.ts';
 import { Trust } from './trust.ts';
 import type { ParticipantStore } from './ports.ts';
-import { ReplyPublisher } from './replies.ts';
+import { ReplyPublisher, type Published } from './replies.ts';
 import { ABORT_GRACE_MS } from './run.ts';
 import { Slots } from './slots.ts';
 import { Watermark } from './watermark.ts';
@@ -293,10 +303,15 @@ class CommandWorker<Tx> implements Worker {
     message: ReceivedMessage,
   ): Promise<boolean> {
     const published = await this.#replies.publish(reply);
-    if (published !== 'refused') return published === 'published';
-    const { topic, partition } = command.replyTo;
-    const reason = `The reply was refused by the bus: partition ${partition} of "${topic}" may not exist.`;
-    return this.#keep(message, 'MESSAGE_INVALID', reason);
+    if (typeof published === 'string') return published === 'published';
+    const { code, reason } = published;
+    const said = cutText(`The bus refused the reply: ${reason}`);
+    // The command itself can be read: it is kept whole, to be redriven when the cause is mended.
+    if (!(await this.#keep(message, code, said, message.value))) return false;
+    if (code !== 'PAYLOAD_REFUSED') return true;
+    // The asker can still be told. What was done stands, and a settlement would find it.
+    const answer = failed(command, { code, message: said }, false);
+    return (await this.#replies.publish(this.#encode(answer, command))) !== 'stopped';
   }
 
   async #park(message: ReceivedMessage, poison: Decoded & { kind: 'poison' }): Promise<boolean> {
@@ -308,8 +323,16 @@ class CommandWorker<Tx> implements Worker {
     return (await this.#replies.publish(encoded)) !== 'stopped';
   }
 
-  /** @returns whether the message is done with: kept here as well as may be, and told to the engine. */
-  async #keep(message: ReceivedMessage, code: string, reason: string): Promise<boolean> {
+  /**
+   * @param text what the engine is told of the message's own
+   * @returns whether the message is done with: kept here as well as may be, and told to the engine
+   */
+  async #keep(
+    message: ReceivedMessage,
+    code: string,
+    reason: string,
+    text = keptText(message.value, code),
+  ): Promise<boolean> {
     const { clock, log, service, store } = this.#options;
     const place = { topic: message.topic, partition: message.partition };
     const fields = { service, code, reason, ...place, offset: String(message.offset) };
@@ -318,14 +341,14 @@ class CommandWorker<Tx> implements Worker {
     for (let tries = 1; tries <= PARK_TRIES; tries += 1) {
       try {
         await store.park(letter);
-        log.warn(fields, 'a message that is no valid command was parked');
+        log.warn(fields, 'a message was parked');
         break;
       } catch (error) {
         log.error({ ...fields, error: textOf(error) }, 'a dead letter could not be kept');
         await clock.sleep(PARK_PAUSE_MS * 2 ** (tries - 1), this.#stop.signal);
       }
     }
-    return this.#report({ ...letter, value: keptText(message.value, code) });
+    return this.#report({ ...letter, value: text });
   }
 
   /** Tells the engine. An inbox that refuses the report must not hold the partition up: the letter is kept here. */
@@ -334,11 +357,26 @@ class CommandWorker<Tx> implements Worker {
     if (!reportDeadLetters) return true;
     // It belongs to no saga, and any partition will do: this one there always is.
     const place = { topic: topicNames(topicPrefix).inbox, partition: 0 };
-    const told = await this.#replies.publish({ ...place, ...encodeLetter(service, letter) });
-    if (told === 'refused') {
-      log.error({ service, ...place }, 'a dead letter is kept here only: its report was refused');
+    const told = await this.#tell({ ...place, ...encodeLetter(service, letter) });
+    if (typeof told === 'string') return told === 'published';
+    const { value } = letter;
+    if (told.code === 'PAYLOAD_REFUSED' && (value?.length ?? 0) > DEAD_LETTER_TEXT_LIMIT) {
+      // Better cut than not at all.
+      return this.#report({ ...letter, value: keptText(value, told.code) });
     }
-    return told !== 'stopped';
+    log.error(
+      { service, ...place, ...told },
+      'a dead letter is kept here only: its report was refused',
+    );
+    return true;
+  }
+
+  /** An engine does not read a longer one, whatever the bus takes. */
+  #tell(report: BusMessage): Promise<Published> {
+    const bytes = Buffer.byteLength(report.value);
+    if (bytes <= MAX_BODY_BYTES) return this.#replies.publish(report);
+    const reason = `A report of ${bytes} bytes is over the limit of ${MAX_BODY_BYTES}.`;
+    return Promise.resolve({ code: 'PAYLOAD_REFUSED', reason });
   }
 
   #encode(reply: ReplyBody, command: CommandBody): ReturnType<typeof encodeReply> {

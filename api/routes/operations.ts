@@ -9,7 +9,7 @@ import { mayUse, type Principal } from '../access/principal.ts';
 import { answers, type App, type Context } from '../context.ts';
 import { decodeCursor, encodeCursor } from '../cursor.ts';
 import type { StoredDeadLetter } from '../../engine/ports-read.ts';
-import { DEAD_LETTER_TEXT_LIMIT, UNREADABLE_CODES } from '../../engine/core/letters.ts';
+import { DEAD_LETTER_TEXT_LIMIT } from '../../engine/core/letters.ts';
 import type { BusMessage } from '../../engine/ports.ts';
 import { Missing } from '../missing.ts';
 import { ApiError } from '../problems.ts';
@@ -183,7 +183,7 @@ function messageOf(letter: StoredDeadLetter): BusMessage {
       `Dead letter ${letter.id} has no ${value === null ? 'body' : 'key'}; there is nothing that could be applied.`,
     );
   }
-  if (UNREADABLE_CODES.has(letter.code) && value.length >= DEAD_LETTER_TEXT_LIMIT) {
+  if (value.length === DEAD_LETTER_TEXT_LIMIT) {
     throw new ApiError(
       'PAYLOAD_REFUSED',
       `Dead letter ${letter.id} was cut to ${DEAD_LETTER_TEXT_LIMIT} characters when it was parked. Send the original from its source.`,

@@ -25,11 +25,11 @@ export interface DeadLetter {
 }
 
 /** Codes of messages that can't be read, whoever reads them again. All others are kept whole, to be redriven. */
-export const UNREADABLE_CODES: ReadonlySet<string> = new Set<ErrorCode>([
+const UNREADABLE_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'MESSAGE_INVALID',
   'PAYLOAD_REFUSED',
 ]);
-/** Characters that are kept of a message which can't be read. */
+/** Characters that are kept of a message which can't be read, or is too large to be told of; so long is only what was cut. */
 export const DEAD_LETTER_TEXT_LIMIT = 65_536;
 
 /** What is kept of a message's text when it is parked under `code`. */

@@ -70,10 +70,14 @@ describe('dead letters', () => {
     expect(api.published).toHaveLength(1);
   });
 
-  it('of any length are put back when they were kept whole', async () => {
+  it.each([
+    ['a missing definition', 'DEFINITION_UNKNOWN'],
+    // Of a command whose answer was too large; a message that is too large itself is cut.
+    ['a refused answer', 'PAYLOAD_REFUSED'],
+  ])('of any length are put back when they were kept whole: %s', async (_, code) => {
     const api = await openApi();
     const value = JSON.stringify({ text: 'x'.repeat(200_000) });
-    park(api, letter(1, { value, code: 'DEFINITION_UNKNOWN' }));
+    park(api, letter(1, { value, code }));
     const response = await api.app.inject({ method: 'POST', url: '/v1/dead-letters/1/redrive' });
     expect(response.statusCode).toBe(202);
     expect(api.published.map((message) => message.value)).toEqual([value]);

@@ -1,12 +1,13 @@
 /** Replies that don't get onto the bus: the asker, the command and everybody else. Memory store, time moved by the test. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { SagaxError } from '../../engine/core/errors.ts';
+import { DEAD_LETTER_TEXT_LIMIT, decodeLetter, isLetter } from '../../engine/core/letters.ts';
 import { partitionOf } from '../../engine/core/shards.ts';
 import { settle } from '../../engine/memory/clock.ts';
 import { transactional, type Handler } from '../../workers/handlers.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
 import { openBench, type Bench } from './support/bench.ts';
-import { commandFor, INBOX, PARTITIONS, reserve, SAGA } from './support/contracts.ts';
+import { commandFor, INBOX, messageFor, PARTITIONS, reserve, SAGA } from './support/contracts.ts';
 import { memoryRig, type MemoryRig } from './support/memory-rig.ts';
 
 let rig: MemoryRig;
@@ -50,7 +51,12 @@ test('a reply that the bus refuses is kept as a dead letter, and holds nobody up
   expect(replies.map((reply) => reply.commandId)).toEqual(others.map((one) => one.commandId));
   expect(rig.database.deadLetters).toHaveLength(0);
   await rig.clock.advance(60_000);
-  expect(rig.database.deadLetters[0]?.reason).toContain('partition 99');
+  expect(rig.database.deadLetters).toMatchObject([
+    {
+      code: 'TOPOLOGY_MISMATCH',
+      reason: expect.stringContaining(`has no "${INBOX}/99"`) as string,
+    },
+  ]);
   expect(bench.committed(PARTITION)).toBe(4n);
 });
 
@@ -74,4 +80,76 @@ test('replies for a topic that can not be had hold up no others', async () => {
   // Its own command keeps its place.
   await settle();
   expect(bench.committed(PARTITION)).toBe(null);
+});
+
+test('a reply too large for the bus: the asker is told why, and the command is kept whole', async () => {
+  const limit = 300;
+  const refused = new SagaxError('PAYLOAD_REFUSED', 'over the message.max.bytes of the broker');
+  await bench.start(
+    rig.connect(),
+    [
+      transactional<typeof reserve, MemoryTx>(reserve, async ({ tx, input }) => {
+        await rig.add(tx, 'sold', input.count);
+        return { reservation: 'x'.repeat(limit) };
+      }),
+    ],
+    {
+      publish: (messages) =>
+        messages.some((one) => !isLetter(one) && one.value.length > limit)
+          ? Promise.reject(refused)
+          : Promise.resolve(),
+    },
+  );
+  const command = commandFor(reserve, { input: { item: 'b'.repeat(100_000), count: 1 } });
+  bench.send(command);
+  expect(await bench.replies(1)).toEqual([
+    {
+      commandId: command.commandId,
+      sagaId: SAGA,
+      namespace: 'default',
+      attempt: 1,
+      outcome: 'failed',
+      retryable: false,
+      failure: {
+        code: 'PAYLOAD_REFUSED',
+        message: expect.stringContaining(refused.message) as string,
+      },
+    },
+  ]);
+  await settle();
+  expect(bench.rawReplies().filter(isLetter).map(decodeLetter)).toMatchObject([
+    {
+      code: 'PAYLOAD_REFUSED',
+      reason: expect.stringContaining(refused.message) as string,
+      value: messageFor(command).value,
+    },
+  ]);
+  expect(bench.committed(PARTITION)).toBe(1n);
+  // What was done stands: a settlement finds it.
+  expect(await rig.row(command.commandId)).toMatchObject({ state: 'done' });
+  expect(await rig.count('sold')).toBe(1);
+});
+
+test.each([
+  ['the bus', { item: 'b'.repeat(100_000), most_bytes: 90_000 }],
+  // The report has the text in JSON twice more, which quotes make longer each time.
+  ['an engine', { item: '"'.repeat(400_000), most_bytes: Infinity }],
+])('a dead letter whose report is too large for %s is reported cut', async (_, sizes) => {
+  await bench.start(rig.connect(), [counting()], {
+    publish: (messages) =>
+      messages.some(({ topic, value }) => topic !== INBOX || value.length > sizes.most_bytes)
+        ? Promise.reject(new SagaxError('PAYLOAD_REFUSED', 'too large'))
+        : Promise.resolve(),
+  });
+  const command = commandFor(reserve, {
+    input: { item: sizes.item, count: 1 },
+    replyTo: { topic: 'small', partition: 0 },
+  });
+  bench.send(command);
+  await settle();
+  const { value } = messageFor(command);
+  expect(bench.rawReplies().filter(isLetter).map(decodeLetter)).toMatchObject([
+    { code: 'PAYLOAD_REFUSED', value: value.slice(0, DEAD_LETTER_TEXT_LIMIT) },
+  ]);
+  expect(bench.committed(PARTITION)).toBe(1n);
 });
