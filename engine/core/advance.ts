@@ -12,8 +12,14 @@ import type { Failure } from './events.ts';
 import { fit } from './fit.ts';
 import type { Json } from './json.ts';
 import { initialTurn, nextTurn, type MachineAction, type MachineTurn } from './machine.ts';
-import { announceCompensation, leaveCompensation, pumpObligations } from './obligations.ts';
-import { stepsOf, type StepState } from './state.ts';
+import {
+  announceCompensation,
+  leaveCompensation,
+  pumpObligations,
+  setWaitingCompensators,
+  waitingCompensators,
+} from './obligations.ts';
+import { rulesOf, stepsOf, type StepState } from './state.ts';
 import { assertSendable, emit, queueDone, queueError, stepSpec, trace, type Turn } from './turn.ts';
 
 /** Machine turns within one turn of the saga; more means two steps that end each other without any work. */
@@ -68,10 +74,11 @@ function absorb(turn: Turn, result: MachineTurn): void {
   const { state } = turn;
   state.machine = result.state;
   const spawns = lastSpawns(result.actions);
-  supersedeLeftSteps(turn, (actorId) => !result.activeActorIds.has(actorId) || spawns.has(actorId));
-  const left = state.compensateActorId;
-  if (left !== undefined && (!result.activeActorIds.has(left) || spawns.has(left)))
-    leaveCompensation(state);
+  const isLeft = (actorId: string): boolean =>
+    !result.activeActorIds.has(actorId) || spawns.has(actorId);
+  supersedeLeftSteps(turn, isLeft);
+  leaveCompensation(state, isLeft);
+  if (rulesOf(state) > 1) dropWordOfLeft(turn, isLeft);
   for (const action of result.actions) {
     // A child that was invoked and left again within the same turn was never started.
     const started =
@@ -87,6 +94,15 @@ function absorb(turn: Turn, result: MachineTurn): void {
   } else if (result.state.status === 'done') {
     beginClosing(turn);
   }
+}
+
+/** Word of a child that was left meanwhile would reach another that was invoked under its id since. */
+function dropWordOfLeft({ machineQueue }: Turn, isLeft: (actorId: string) => boolean): void {
+  const kept = machineQueue.filter((event) => {
+    const { actorId } = event as { actorId?: string };
+    return actorId === undefined || !isLeft(actorId);
+  });
+  machineQueue.splice(0, machineQueue.length, ...kept);
 }
 
 function lastSpawns(actions: readonly MachineAction[]): Map<string, MachineAction> {
@@ -203,7 +219,8 @@ function startCompensation(turn: Turn, actorId: string): void {
     );
   }
   state.phase = 'compensating';
-  state.compensateActorId = actorId;
+  const others = rulesOf(state) > 1 ? waitingCompensators(state) : [];
+  setWaitingCompensators(state, [...others, actorId]);
   if (turn.trigger !== null) state.lastFailure = turn.trigger;
   announceCompensation(turn, state.lastFailure ?? null);
   pumpObligations(turn);
@@ -222,7 +239,7 @@ export function abort(turn: Turn, reason: Failure): void {
     );
   }
   state.phase = 'aborting';
-  delete state.compensateActorId;
+  setWaitingCompensators(state, []);
   state.failure = reason;
   turn.machineQueue.length = 0;
   clearAllTimers(turn);

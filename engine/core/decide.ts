@@ -12,7 +12,7 @@ import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts
 import { evolve, nextDeferred, seenIdOf } from './evolve.ts';
 import { fit, wordsOf } from './fit.ts';
 import { translateReply, type Translation } from './replies.ts';
-import { earliestDue, isEnded, machineIsOpen, type Due, type SagaState } from './state.ts';
+import { earliestDue, isEnded, machineIsOpen, RULES, type Due, type SagaState } from './state.ts';
 import type { InboxInput } from './wire.ts';
 
 /** `wake`: something of the saga may be due. Everything else comes from the inbox. */
@@ -196,6 +196,7 @@ function translateStart(
       definition: body.definition,
       definitionVersion: body.definitionVersion,
       definitionHash: definition.hash,
+      rules: RULES,
       input: body.input,
       ...(body.businessKey === undefined ? {} : { businessKey: body.businessKey }),
       ...(body.attributes === undefined ? {} : { attributes: body.attributes }),

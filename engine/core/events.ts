@@ -33,6 +33,8 @@ export type CauseEvent =
       definition: string;
       definitionVersion: number;
       definitionHash: string;
+      /** The core's rules that it runs by to its end (`RULES` in state.ts); absent: 1. */
+      rules?: number;
       input: Json;
       businessKey?: string;
       attributes?: { [name: string]: string | number | boolean };

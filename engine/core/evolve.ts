@@ -116,6 +116,7 @@ function applyFirst(
     seenIds: [],
     expected: [],
   };
+  if (start.rules !== undefined) state.rules = start.rules;
   if (start.businessKey !== undefined) state.businessKey = start.businessKey;
   if (start.attributes !== undefined) state.attributes = start.attributes;
   if (start.traceparent !== undefined) state.traceparent = start.traceparent;

@@ -91,9 +91,27 @@ export function announceCompensation(turn: Turn, reason: Failure | null): void {
   emit(turn, { type: 'CompensationStarted', reason, owed });
 }
 
-export function leaveCompensation(state: SagaState): void {
-  state.phase = 'forward';
-  delete state.compensateActorId;
+/** Actor ids of the compensateAll() that wait, in the order in which they were invoked. */
+export function waitingCompensators(state: SagaState): string[] {
+  const { compensateActorId: first, furtherCompensateActorIds: further = [] } = state;
+  return first === undefined ? [] : [first, ...further];
+}
+
+export function setWaitingCompensators(state: SagaState, actorIds: readonly string[]): void {
+  const [first, ...further] = actorIds;
+  if (first === undefined) delete state.compensateActorId;
+  else state.compensateActorId = first;
+  if (further.length === 0) delete state.furtherCompensateActorIds;
+  else state.furtherCompensateActorIds = further;
+}
+
+/** The machine waits no more in those that it has left; with the last of them the saga goes forward again. */
+export function leaveCompensation(state: SagaState, isLeft: (actorId: string) => boolean): void {
+  const waiting = waitingCompensators(state);
+  const rest = waiting.filter((actorId) => !isLeft(actorId));
+  if (rest.length === waiting.length) return;
+  setWaitingCompensators(state, rest);
+  if (rest.length === 0) state.phase = 'forward';
 }
 
 /** Called when the phase's obligations are discharged. */
@@ -101,11 +119,11 @@ function obligationsDischarged(turn: Turn): void {
   const { state } = turn;
   switch (state.phase) {
     case 'compensating': {
-      const actorId = state.compensateActorId;
-      leaveCompensation(state);
+      const waiting = waitingCompensators(state);
+      leaveCompensation(state, () => true);
       state.compensated = true;
       emit(turn, { type: 'CompensationDone' });
-      if (actorId !== undefined) queueDone(turn, actorId, null);
+      for (const actorId of waiting) queueDone(turn, actorId, null);
       return;
     }
     case 'aborting':

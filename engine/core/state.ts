@@ -51,11 +51,20 @@ export interface StepState {
  */
 export type Phase = 'forward' | 'compensating' | 'aborting' | 'closing' | 'ended';
 
+/**
+ * The core's rules of today. A saga keeps those that it was started by: its log gives the same for ever (I9).
+ * 1: of several compensateAll() that wait at once only the last is told when all is compensated.
+ * 2: each of them is.
+ */
+export const RULES = 2;
+
 export interface SagaState {
   sagaId: string;
   namespace: string;
   definition: string;
   definitionVersion: number;
+  /** The rules that it was started by; absent: 1. */
+  rules?: number;
   streamVersion: number;
   startedAt: number;
   updatedAt: number;
@@ -67,6 +76,8 @@ export interface SagaState {
   phase: Phase;
   /** The actor id under which the machine invoked compensateAll(), while it runs. */
   compensateActorId?: string;
+  /** Those of others that run beside it, in parallel regions, in the order in which they were invoked. */
+  furtherCompensateActorIds?: string[];
   pivot: 'none' | 'inFlight' | 'passed';
   /** Everything owed was compensated, and nothing was done since that could be. */
   compensated: boolean;
@@ -87,6 +98,10 @@ export interface SagaState {
   endedAt?: number;
   output?: Json;
   failure?: Failure;
+}
+
+export function rulesOf(state: SagaState): number {
+  return state.rules ?? 1;
 }
 
 export function isEnded(state: SagaState): boolean {

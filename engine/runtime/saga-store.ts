@@ -39,7 +39,10 @@ export interface SagaStoreDeps {
   capacity: number;
 }
 
-/** Part of a state's hash: raised with every change of SagaState, so that no older snapshot is taken for a new one. */
+/**
+ * Part of a state's hash: raised with every change of SagaState, so that no older snapshot is taken for a new one. A new
+ * field is none when all that was started before goes on without it.
+ */
 const STATE_SHAPE = 1;
 
 export class SagaStore {
