@@ -11,7 +11,13 @@ import { DefinitionFault } from './errors.ts';
 import type { Failure } from './events.ts';
 import { fit } from './fit.ts';
 import type { Json } from './json.ts';
-import { initialTurn, nextTurn, type MachineAction, type MachineTurn } from './machine.ts';
+import {
+  canHandle,
+  initialTurn,
+  nextTurn,
+  type MachineAction,
+  type MachineTurn,
+} from './machine.ts';
 import {
   announceCompensation,
   leaveCompensation,
@@ -19,7 +25,8 @@ import {
   setWaitingCompensators,
   waitingCompensators,
 } from './obligations.ts';
-import { rulesOf, stepsOf, type StepState } from './state.ts';
+import { CANCEL_EVENT } from './refusals.ts';
+import { rulesOf, stepsOf, type Cancel, type SagaState, type StepState } from './state.ts';
 import { assertSendable, emit, queueDone, queueError, stepSpec, trace, type Turn } from './turn.ts';
 
 /** Machine turns within one turn of the saga; more means two steps that end each other without any work. */
@@ -65,9 +72,82 @@ export function runMachine(turn: Turn): void {
         `The machine did not rest within ${MAX_MACHINE_TURNS} turns on one input.`,
       );
     }
-    absorb(turn, nextTurn(turn.definition.machine, machine, event));
+    const result = nextTurn(turn.definition.machine, machine, event);
+    if (turn.state.keptCancel === undefined) absorb(turn, result);
+    else absorbOrCancel(turn, turn.state.keptCancel, result);
   }
   turn.machineRuns = false;
+}
+
+/**
+ * A cancel that came while compensating is applied before anything is asked for on the way forward, the pivot above
+ * all (SEMANTICS 4.2). A machine that ends, or compensates on, is let do so.
+ */
+function absorbOrCancel(turn: Turn, cancel: Cancel, result: MachineTurn): void {
+  const { state, definition } = turn;
+  let ahead = result;
+  // Of several compensateAll() each is told: where the machine goes shows after the last.
+  for (const event of turn.machineQueue) {
+    if (!goesForward(turn, ahead)) break;
+    const { actorId } = event as { actorId?: string };
+    if (actorId !== undefined && !ahead.activeActorIds.has(actorId)) continue;
+    ahead = inOne(ahead, nextTurn(definition.machine, ahead.state, event));
+  }
+  if (!goesForward(turn, ahead)) return absorb(turn, result);
+  delete state.keptCancel;
+  const refusal = cancelRefusal(state);
+  if (refusal !== null) {
+    emit(turn, { type: 'CancelRefused', requestId: cancel.requestId, failure: refusal });
+    return absorb(turn, result);
+  }
+  // The cancel is why it goes back, not what let it go forward.
+  turn.trigger = null;
+  const event = cancelEvent(cancel);
+  if (!canHandle(definition.machine, ahead.state, event)) return abort(turn, cancelFailure(cancel));
+  state.lastFailure = cancelFailure(cancel);
+  turn.machineQueue.length = 0;
+  absorb(turn, inOne(ahead, nextTurn(definition.machine, ahead.state, event)));
+}
+
+/** Whether the machine, after this turn, is neither at its end nor in a compensateAll(), and may be cancelled. */
+function goesForward({ state, definition }: Turn, result: MachineTurn): boolean {
+  if (result.state.status !== 'active' || state.pivot === 'inFlight') return false;
+  const spawns = lastSpawns(result.actions);
+  const waits = waitingCompensators(state).some(
+    (actorId) => result.activeActorIds.has(actorId) && !spawns.has(actorId),
+  );
+  const begins = [...spawns.values()].some(
+    (action) =>
+      action.type === 'spawn' &&
+      result.activeActorIds.has(action.actorId) &&
+      definition.actors.get(action.src)?.kind === 'compensateAll',
+  );
+  return !waits && !begins;
+}
+
+/** Two turns of the machine as one: what the second left was never begun. */
+function inOne(first: MachineTurn, second: MachineTurn): MachineTurn {
+  return { ...second, actions: [...first.actions, ...second.actions] };
+}
+
+export function cancelRefusal(state: SagaState): Failure | null {
+  if (state.pivot === 'passed') {
+    return {
+      code: 'PIVOT_PASSED',
+      message: 'The pivot has passed: the saga can only go on to its end.',
+    };
+  }
+  if (state.phase === 'closing')
+    return { code: 'SAGA_ENDED', message: 'The saga has reached its end.' };
+  return null;
+}
+
+export function cancelFailure({ reason }: Cancel): Failure {
+  return { code: 'CANCELLED', message: reason };
+}
+
+export function cancelEvent({ reason, by }: Cancel): EventObject {
+  return { type: CANCEL_EVENT, reason, by } as EventObject;
 }
 
 function absorb(turn: Turn, result: MachineTurn): void {
@@ -240,6 +320,7 @@ export function abort(turn: Turn, reason: Failure): void {
   }
   state.phase = 'aborting';
   setWaitingCompensators(state, []);
+  delete state.keptCancel;
   state.failure = reason;
   turn.machineQueue.length = 0;
   clearAllTimers(turn);
@@ -251,6 +332,7 @@ export function abort(turn: Turn, reason: Failure): void {
 function beginClosing(turn: Turn): void {
   const { state } = turn;
   state.phase = 'closing';
+  delete state.keptCancel;
   turn.machineQueue.length = 0;
   clearAllTimers(turn);
   pumpObligations(turn);

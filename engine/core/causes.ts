@@ -4,7 +4,6 @@
  * Guards that a cause is applied to a step only while the step waits for it: `fits` says so before it
  * is logged, and again when it was deferred meanwhile.
  */
-import type { EventObject } from 'xstate';
 import {
   attemptFailed,
   becomeStuck,
@@ -14,14 +13,22 @@ import {
   retryNow,
   stepIdOf,
 } from './calls.ts';
-import { abort, runMachine, tellDone, tellError, tellMachine } from './advance.ts';
+import {
+  abort,
+  cancelEvent,
+  cancelFailure,
+  cancelRefusal,
+  runMachine,
+  tellDone,
+  tellError,
+  tellMachine,
+} from './advance.ts';
 import { DefinitionFault } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, Settlement } from './events.ts';
 import type { Json } from './json.ts';
 import { canHandle } from './machine.ts';
 import { pumpObligations } from './obligations.ts';
-import type { Call, SagaState, StepState } from './state.ts';
-import { CANCEL_EVENT } from './refusals.ts';
+import { rulesOf, type Call, type SagaState, type StepState } from './state.ts';
 import { emit, stepSpec, type Turn } from './turn.ts';
 
 type Cause<T extends CauseEvent['type']> = Extract<CauseEvent, { type: T }>;
@@ -241,34 +248,25 @@ function cancelRequested(turn: Turn, cause: Cause<'CancelRequested'>): void {
     emit(turn, { type: 'CancelRefused', requestId: cause.requestId, failure: refusal });
     return;
   }
-  // On the way back already: a cancel asks for nothing more, but to go on without a machine that is at fault.
-  const isStranded = state.phase === 'compensating' && state.faulted !== undefined;
-  if (state.phase === 'aborting' || (state.phase === 'compensating' && !isStranded)) return;
-  const reason: Failure = { code: 'CANCELLED', message: cause.reason };
-  const event = { type: CANCEL_EVENT, reason: cause.reason, by: cause.by } as EventObject;
+  if (state.phase === 'aborting') return;
+  // On the way back already: a cancel asks for nothing yet, but to go on without a machine that is at fault.
+  if (state.phase === 'compensating' && state.faulted === undefined) {
+    const { requestId, reason, by } = cause;
+    if (rulesOf(state) > 1) state.keptCancel ??= { requestId, reason, by };
+    return;
+  }
+  const event = cancelEvent(cause);
   if (
     state.faulted === undefined &&
     state.machine !== null &&
     canHandle(definition.machine, state.machine, event)
   ) {
-    state.lastFailure = reason;
+    state.lastFailure = cancelFailure(cause);
     tellMachine(turn, event);
   } else {
     leaveFault(turn);
-    abort(turn, reason);
+    abort(turn, cancelFailure(cause));
   }
-}
-
-function cancelRefusal(state: SagaState): Failure | null {
-  if (state.pivot === 'passed') {
-    return {
-      code: 'PIVOT_PASSED',
-      message: 'The pivot has passed: the saga can only go on to its end.',
-    };
-  }
-  if (state.phase === 'closing')
-    return { code: 'SAGA_ENDED', message: 'The saga has reached its end.' };
-  return null;
 }
 
 /** The machine is told nothing more, but what the faulted input answered still counts: it is applied next. */

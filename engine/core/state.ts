@@ -53,10 +53,17 @@ export type Phase = 'forward' | 'compensating' | 'aborting' | 'closing' | 'ended
 
 /**
  * The core's rules of today. A saga keeps those that it was started by: its log gives the same for ever (I9).
- * 1: of several compensateAll() that wait at once only the last is told when all is compensated.
- * 2: each of them is.
+ * 1: of several compensateAll() that wait at once only the last is told when all is compensated; a cancel that comes
+ * meanwhile is dropped.
+ * 2: each of them is told; the cancel is kept for when the machine would go forward again.
  */
 export const RULES = 2;
+
+export interface Cancel {
+  requestId: string;
+  reason: string;
+  by: string;
+}
 
 export interface SagaState {
   sagaId: string;
@@ -78,6 +85,8 @@ export interface SagaState {
   compensateActorId?: string;
   /** Those of others that run beside it, in parallel regions, in the order in which they were invoked. */
   furtherCompensateActorIds?: string[];
+  /** A cancel that came while compensating: applied when the machine would go forward again. */
+  keptCancel?: Cancel;
   pivot: 'none' | 'inFlight' | 'passed';
   /** Everything owed was compensated, and nothing was done since that could be. */
   compensated: boolean;

@@ -21,7 +21,19 @@ function run(seed: number, stirs: number): { saga: SagaDriver; world: RandomWorl
   saga.checkReplay();
   expect(saga.count('InputFaulted')).toBe(0);
   world.checkEffects();
+  const mayComplete = machine.events.includes('saga.cancel') || !takesCancel(saga);
+  expect(mayComplete || saga.status === 'compensated').toBe(true);
   return { saga, world };
+}
+
+/** Whether a cancel was taken that was not refused: it is a failure before the pivot (SEMANTICS 4.2). */
+function takesCancel(saga: SagaDriver): boolean {
+  const refused = new Set(
+    saga.events().flatMap((event) => (event.type === 'CancelRefused' ? [event.requestId] : [])),
+  );
+  return saga
+    .events()
+    .some((event) => event.type === 'CancelRequested' && !refused.has(event.requestId));
 }
 
 test('whatever comes, the invariants hold, and when all answer, every saga ends', () => {

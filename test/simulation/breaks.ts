@@ -256,6 +256,12 @@ export const BREAKS: readonly Break[] = [
     breakage: { decide: withState((state) => ({ ...state, seenIds: [] })) },
   },
   {
+    name: 'forgotten-cancel',
+    invariant: 'I4',
+    what: 'a cancel that came while compensating is forgotten',
+    breakage: { decide: withState(({ keptCancel: _, ...state }) => state) },
+  },
+  {
     name: 'losing-consumer',
     invariant: 'I4',
     what: 'messages are lost between the bus and the shard',

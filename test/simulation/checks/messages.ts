@@ -149,7 +149,27 @@ export function checkI4(evidence: Evidence): Violation[] {
     ...keysReused(evidence),
     ...neverApplied(evidence, timeline),
     ...skipped(evidence),
+    ...cancelsLost(evidence),
   ];
+}
+
+/** A cancel that was taken before the pivot counts, whenever it came: only a machine that handles it may complete. */
+function cancelsLost({ streams, summaries, definitions }: Evidence): Violation[] {
+  const found: Violation[] = [];
+  for (const [sagaId, events] of streams) {
+    const definition = definitions.find(({ name }) => name === summaries.get(sagaId)?.definition);
+    const isOwn = definition?.machine.events.includes('saga.cancel') ?? true;
+    if (isOwn || events.at(-1)?.event.type !== 'SagaCompleted') continue;
+    const refused = new Set(
+      events.flatMap(({ event }) => (event.type === 'CancelRefused' ? [event.requestId] : [])),
+    );
+    for (const { event, streamVersion } of events) {
+      if (event.type !== 'CancelRequested' || refused.has(event.requestId)) continue;
+      const what = `the cancel ${event.requestId} was taken at version ${streamVersion}, and the saga completed`;
+      found.push({ invariant: 'I4', sagaId, what });
+    }
+  }
+  return found;
 }
 
 function keysReused({ keyed }: Evidence): Violation[] {
