@@ -116,9 +116,10 @@ export const resolveRequest = z
   .strictObject({
     reason: neededReason,
     by,
-    output: anyJson
-      .optional()
-      .register(docs, { description: "The step's output, as its contract has it." }),
+    output: anyJson.optional().register(docs, {
+      description:
+        "The step's output, as its contract has it; needed for a step and for a settlement.",
+    }),
   })
   .register(docs, { id: 'ResolveRequest' });
 

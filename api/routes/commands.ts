@@ -112,8 +112,8 @@ function resolveRoute(app: App, context: Context, scope: Scope): void {
       const { summary, found } = await locate(context, namespace, commandId, waiterOf(reply));
       const contract = contractIn(context, summary, found);
       const { output, by, reason } = request.body;
-      // A step's machine reads its output; a compensation's or a settlement's is read by nobody.
-      const needed = found.op === 'do' || output !== undefined;
+      // Of a step and of its settlement it is what the machine and the compensation read; a compensation's is read by nobody.
+      const needed = found.op !== 'compensate' || output !== undefined;
       const checked = needed ? await outputOf(contract, output) : undefined;
       const action = {
         verb: 'resolve',
@@ -187,9 +187,10 @@ function plain(given: GivenFailure): Failure {
   return { code, message, ...(data !== undefined && { data: toJson(data, 'failure.data') }) };
 }
 
+/** As it was given: it is the engine that parses it, and what a schema transforms is parsed but once. */
 async function outputOf(contract: AnyContract | null, output: unknown) {
-  if (contract === null) return toJson(output, 'output');
-  return toJson(await parseOr422(contract.output as z.ZodType, output, 'body.output'), 'output');
+  if (contract !== null) await parseOr422(contract.output as z.ZodType, output, 'body.output');
+  return toJson(output, 'output');
 }
 
 async function rejectionOf(contract: AnyContract | null, given: GivenFailure): Promise<Failure> {

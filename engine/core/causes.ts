@@ -97,6 +97,7 @@ function apply(turn: Turn, cause: CauseEvent): void {
     case 'CancelRequested':
       return cancelRequested(turn, cause);
     case 'OperatorActed':
+      if (replacesFaulted(state, cause)) unfault(turn, () => false);
       return operatorActed(turn, cause);
     case 'SagaStarted':
     case 'InputDeferred':
@@ -339,6 +340,17 @@ export function answersCall(
   action: OperatorAction,
 ): action is Extract<OperatorAction, { verb: 'resolve' | 'skip' }> {
   return action.verb === 'resolve' || action.verb === 'skip';
+}
+
+/**
+ * Whether a person says something else on the command on whose answer by hand the machine's own code threw. It takes
+ * that one's place: held back behind it, it would never come to its turn.
+ */
+export function replacesFaulted(state: SagaState, cause: CauseEvent): boolean {
+  const faulted = state.faulted?.cause;
+  if (faulted?.type !== 'OperatorActed' || cause.type !== 'OperatorActed') return false;
+  const [before, now] = [faulted.action, cause.action];
+  return answersCall(before) && answersCall(now) && before.commandId === now.commandId;
 }
 
 /** Whether a failure of that attempt is one that the call waits for. */

@@ -5,13 +5,14 @@
  * answers change nothing, and what is decided is what `evolve` would fold from the same events.
  * Pure and synchronous: time comes in as an argument; ids are derived.
  */
-import { answersCall, concernsMachine, findCall, refusesPivot } from './causes.ts';
+import { opOf } from './calls.ts';
+import { answersCall, concernsMachine, findCall, refusesPivot, replacesFaulted } from './causes.ts';
 import type { AnyDefinition, SignalSchemas } from './define.ts';
 import { DefinitionFault, ReplayDivergence, type ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, OperatorAction, SagaEvent } from './events.ts';
 import { evolve, nextDeferred, seenIdOf } from './evolve.ts';
 import { fit, wordsOf } from './fit.ts';
-import { translateReply, type Translation } from './replies.ts';
+import { fitOutput, translateReply, type Translation } from './replies.ts';
 import { earliestDue, isEnded, machineIsOpen, RULES, type Due, type SagaState } from './state.ts';
 import type { InboxInput } from './wire.ts';
 
@@ -120,6 +121,7 @@ function passesGate(state: SagaState, cause: CauseEvent): boolean {
   // It only moves a due time; kept back, a handler's heartbeats would pile up over a long pause.
   if (cause.type === 'StepHeartbeat') return true;
   if (cause.type === 'OperatorActed' && !answersCall(cause.action)) return true;
+  if (replacesFaulted(state, cause)) return !state.paused;
   if (cause.type === 'CancelRequested' && state.faulted !== undefined && !state.paused) {
     // The way out of a fault, but for the pivot's: while that may have succeeded, a cancel waits (I7).
     return state.pivot !== 'inFlight' || refusesPivot(state, state.faulted.cause);
@@ -156,11 +158,12 @@ function translate(
       return once(state, { type: 'CancelRequested', requestId, reason, by });
     }
     case 'operator':
-      return translateVerb(state, input.body);
+      return translateVerb(definition, state, input.body);
   }
 }
 
 function translateVerb(
+  definition: AnyDefinition,
   state: SagaState,
   body: Extract<InboxInput, { type: 'operator' }>['body'],
 ): Translation {
@@ -170,7 +173,24 @@ function translateVerb(
   const taken = once(state, { type: 'OperatorActed', requestId, action, by, reason });
   if (!('cause' in taken)) return taken;
   const misfit = operatorMisfit(state, action);
-  return misfit === null ? taken : { refused: 'COMMAND_UNKNOWN', why: misfit };
+  if (misfit !== null) return { refused: 'COMMAND_UNKNOWN', why: misfit };
+  const answer = fitAnswer(definition, state, action);
+  return 'misfit' in answer
+    ? { refused: 'INPUT_INVALID', why: answer.misfit }
+    : { cause: { ...taken.cause, action: answer.action } as CauseEvent };
+}
+
+/** An answer by hand as its contract has it: the step's `onDone` and its compensation's mapping read the output. */
+function fitAnswer(
+  definition: AnyDefinition,
+  state: SagaState,
+  action: OperatorAction,
+): { action: OperatorAction } | { misfit: string } {
+  // A compensation's own output is read by nobody.
+  if (action.verb !== 'resolve' || opOf(action.commandId) === 'compensate') return { action };
+  const stepName = findCall(state, action.commandId)?.step.step ?? '';
+  const output = fitOutput(definition, stepName, action.output);
+  return 'data' in output ? { action: { ...action, output: output.data } } : output;
 }
 
 function once(state: SagaState, cause: CauseEvent): Translation {

@@ -4,7 +4,7 @@
  * A cause runs a turn and leaves its consequences as `expected`; each consequence must then be the next
  * one expected, else the log and the definition disagree and the saga is stopped, never "fixed".
  */
-import { applyCause, concernsMachine, reviewDeferred } from './causes.ts';
+import { applyCause, concernsMachine, replacesFaulted, reviewDeferred } from './causes.ts';
 import type { AnyDefinition } from './define.ts';
 import { ReplayDivergence } from './errors.ts';
 import type { CauseEvent, ConsequenceEvent, SagaEvent } from './events.ts';
@@ -71,7 +71,8 @@ function applyEvent(
   } else if (event.type === 'InputFaulted') {
     takeDeferred(next, event.cause);
     // A cancel or a verb met a fault of its own: what had faulted before comes after it.
-    if (next.faulted !== undefined) next.deferred = [next.faulted.cause, ...next.deferred];
+    if (next.faulted !== undefined && !replacesFaulted(next, event.cause))
+      next.deferred = [next.faulted.cause, ...next.deferred];
     next.faulted = { cause: event.cause, failure: event.failure };
     emit(turn, { type: 'SagaStuck', failure: event.failure });
   } else if (event.type === 'SagaStarted') {

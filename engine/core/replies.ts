@@ -250,13 +250,14 @@ function asFailure(failure: { code: string; message: string; data?: Json | undef
   return data === undefined ? { code, message } : { code, message, data };
 }
 
-function fitOutput(
+/** @param output undefined when a person gave none */
+export function fitOutput(
   definition: AnyDefinition,
   stepName: string,
-  output: Json,
+  output: Json | undefined,
 ): { data: Json } | { misfit: string } {
   const spec = definition.actors.get(stepName);
   return spec?.kind === 'step'
     ? fit(spec.contract.output, output, `The answer to ${spec.contract.name}`)
-    : { data: output };
+    : { data: output ?? null };
 }

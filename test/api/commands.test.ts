@@ -19,6 +19,13 @@ const compensation: SagaEvent = {
   command: 'travel.cancel-flight',
   input: { seat: '4A' },
 };
+const SETTLE = `${BOOK}.s`;
+const settlement: SagaEvent = {
+  type: 'SettlementRequested',
+  commandId: SETTLE,
+  of: BOOK,
+  command: 'travel.book-flight',
+};
 const retried: SagaEvent = {
   type: 'CommandRetried',
   commandId: BOOK,
@@ -43,7 +50,11 @@ describe('complete', () => {
     expect(response.statusCode).toBe(202);
     const address = { commandId: BOOK, sagaId: SAGA, namespace: 'default', attempt: 3 };
     expect(inbox()).toEqual([
-      { type: 'reply', body: { ...address, outcome: 'succeeded', output: { seat: '4A' } } },
+      // As it was given: the engine parses it.
+      {
+        type: 'reply',
+        body: { ...address, outcome: 'succeeded', output: { seat: '4A', noise: 1 } },
+      },
     ]);
   });
 
@@ -161,5 +172,20 @@ describe('operator verbs', () => {
     expect(wrong.json().issues[0].path).toBe('body.output.seat');
     expect((await app.inject(post(BOOK, 'resolve', { reason: 'x' }))).statusCode).toBe(422);
     expect(published).toEqual([]);
+  });
+
+  it('a settlement is resolved with the output of its step, which goes on as it was given', async () => {
+    const { app, inbox } = await opened(settlement);
+    const none = await app.inject(post(SETTLE, 'resolve', { reason: 'x' }));
+    expect([none.statusCode, none.json().issues[0].path]).toEqual([422, 'body.output']);
+    const wrong = await app.inject(post(SETTLE, 'resolve', { reason: 'x', output: { seat: 1 } }));
+    expect([wrong.statusCode, wrong.json().issues[0].path]).toEqual([422, 'body.output.seat']);
+    const output = { seat: '1A', noise: 1 };
+    expect((await app.inject(post(SETTLE, 'resolve', { reason: 'x', output }))).statusCode).toBe(
+      202,
+    );
+    expect(inbox()).toMatchObject([
+      { body: { action: { verb: 'resolve', commandId: SETTLE, output } } },
+    ]);
   });
 });
