@@ -281,7 +281,7 @@ export function parseBody(value: string | null): Json {
 }
 
 /**
- * Refuses keys that change prototypes, nesting beyond MAX_JSON_DEPTH, numbers that overflow, and texts that jsonb
+ * Refuses keys that change prototypes, nesting beyond MAX_JSON_DEPTH, numbers that overflow, and texts and keys that jsonb
  * can't hold (NUL, halves of surrogate pairs): one such text would make a shard's whole batch fail to append, over and over. No recursion.
  */
 export function assertSafeJson(root: unknown): void {
@@ -309,6 +309,7 @@ export function assertSafeJson(root: unknown): void {
           `The body has the key "${key}", which is never accepted.`,
         );
       }
+      assertKeepable(key);
       rest.push({ value: (value as { [key: string]: unknown })[key], depth: depth + 1 });
     }
   }

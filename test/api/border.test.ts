@@ -35,6 +35,7 @@ describe('bodies', () => {
     ['prototype', start('{"city":"x","note":[{"prototype":1}]}'), json, 400, 'PAYLOAD_REFUSED'],
     ['NUL', start('{"city":"a\\u0000b"}'), json, 400, 'PAYLOAD_REFUSED'],
     ['half a surrogate pair', start('{"city":"\\ud800"}'), json, 400, 'PAYLOAD_REFUSED'],
+    ['NUL in a key', start('{"city":"x","a\\u0000b":1}'), json, 400, 'PAYLOAD_REFUSED'],
     ['an overflow', start('{"city":"x","note":1e999}'), json, 400, 'PAYLOAD_REFUSED'],
   ])('%s is refused', async (_name, payload, headers, status, code) => {
     const { app, published } = await openApi();

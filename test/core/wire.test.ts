@@ -94,6 +94,8 @@ describe('hostile messages', () => {
     ['too many bytes of few characters', text(JSON.stringify('😀'.repeat(MAX_BODY_BYTES / 4)))],
     ['U+0000', text('"a\\u0000b"')],
     ['half a surrogate pair', text('"\\ud800"')],
+    ['U+0000 in a key', text('[{"a\\u0000b":1}]')],
+    ['half a surrogate pair in a key', text('{"\\ud800":1}')],
     ['a number that overflows', text('1e999')],
   ])('refuses %s', (_, value) => {
     expect(() => withType(value)).toThrow(expect.objectContaining({ code: 'PAYLOAD_REFUSED' }));
