@@ -7,8 +7,11 @@
 import type { z } from 'zod';
 import type { AnyContract } from '../engine/core/contracts.ts';
 import type { AnyDefinition } from '../engine/core/define.ts';
+import { DefinitionFault } from '../engine/core/errors.ts';
 import type { CommandOp, LoggedEvent } from '../engine/core/events.ts';
+import { fit } from '../engine/core/fit.ts';
 import { parseSnowflake } from '../engine/core/ids.ts';
+import { toJson, type Json } from '../engine/core/json.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader } from '../engine/ports-read.ts';
 import { ApiError, invalid, sagaUnknown } from './problems.ts';
@@ -165,4 +168,17 @@ export async function parseOr422<T>(
   const result = await schema.safeParseAsync(value);
   if (!result.success) throw invalid(part, result.error);
   return result.data;
+}
+
+/**
+ * A value as it was given, once it is seen to fit: the engine parses it by the same schema, so one that transforms
+ * must not have been here before, and what would be refused there is refused here, to whoever sent it (I4).
+ */
+export async function givenOr422(schema: z.ZodType, value: unknown, part: string): Promise<Json> {
+  const given = toJson(value, part);
+  const there = fit(schema, given, part);
+  if ('data' in there) return given;
+  await parseOr422(schema, value, part);
+  // It fits, but not as the engine parses: the schema waits for something, or gives what is no JSON.
+  throw new DefinitionFault('NOT_JSON', there.misfit);
 }

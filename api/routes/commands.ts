@@ -6,12 +6,12 @@
  */
 import type { z } from 'zod';
 import type { AnyContract } from '../../engine/core/contracts.ts';
-import { toJson } from '../../engine/core/json.ts';
+import { toJson, type Json } from '../../engine/core/json.ts';
 import type { Failure } from '../../engine/core/events.ts';
 import type { ReplyBody } from '../../engine/core/wire.ts';
 import type { SagaSummary } from '../../engine/ports.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
-import { contractOf, parseOr422, type FoundCommand } from '../lookup.ts';
+import { contractOf, givenOr422, parseOr422, type FoundCommand } from '../lookup.ts';
 import { ApiError } from '../problems.ts';
 import { waiterOf } from '../request.ts';
 import * as shape from '../schemas.ts';
@@ -159,7 +159,11 @@ async function replyOf(
 ): Promise<ReplyBody> {
   switch (given.outcome) {
     case 'succeeded':
-      return { ...address, outcome: 'succeeded', output: await outputOf(contract, given.output) };
+      return {
+        ...address,
+        outcome: 'succeeded',
+        output: await outputOf(contract, given.output),
+      };
     case 'rejected': {
       if (found.op === 'compensate') {
         throw new ApiError(
@@ -187,10 +191,11 @@ function plain(given: GivenFailure): Failure {
   return { code, message, ...(data !== undefined && { data: toJson(data, 'failure.data') }) };
 }
 
-/** As it was given: it is the engine that parses it, and what a schema transforms is parsed but once. */
-async function outputOf(contract: AnyContract | null, output: unknown) {
-  if (contract !== null) await parseOr422(contract.output as z.ZodType, output, 'body.output');
-  return toJson(output, 'output');
+/** As it was given: the engine parses it, a person's as a participant's. */
+async function outputOf(contract: AnyContract | null, output: unknown): Promise<Json> {
+  return contract === null
+    ? toJson(output, 'output')
+    : givenOr422(contract.output as z.ZodType, output, 'body.output');
 }
 
 async function rejectionOf(contract: AnyContract | null, given: GivenFailure): Promise<Failure> {
@@ -204,6 +209,6 @@ async function rejectionOf(contract: AnyContract | null, given: GivenFailure): P
       { issues: [{ path: 'body.failure.code', message: 'not a rejection of the contract' }] },
     );
   }
-  const data: unknown = await parseOr422(schema, given.data, 'body.failure.data');
-  return plain({ ...given, data });
+  await parseOr422(schema, given.data, 'body.failure.data');
+  return plain(given);
 }

@@ -6,12 +6,11 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { toJson } from '../../engine/core/json.ts';
 import type { OperatorAction } from '../../engine/core/events.ts';
 import type { InboxInput } from '../../engine/core/wire.ts';
 import { actorOf } from '../access/principal.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
-import { parseOr422 } from '../lookup.ts';
+import { givenOr422 } from '../lookup.ts';
 import { ApiError } from '../problems.ts';
 import { waiterOf, traceparentOf } from '../request.ts';
 import * as shape from '../schemas.ts';
@@ -60,7 +59,7 @@ function signalRoute(app: App, context: Context, scope: Scope): void {
           `"${definition.name}" version ${definition.version} declares no signal "${name}". Known: ${Object.keys(signals).join(', ') || 'none'}.`,
         );
       }
-      const payload = toJson(await parseOr422(schema, request.body, 'body'), `signal "${name}"`);
+      const payload = await givenOr422(schema, request.body, 'body');
       const signalId = request.headers['idempotency-key'] ?? context.deps.ids.next();
       const body = { sagaId, namespace, signalId, name, payload };
       return accept(context, {

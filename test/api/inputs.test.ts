@@ -28,7 +28,7 @@ describe('signals', () => {
           namespace: 'default',
           signalId: 's-1',
           name: 'approve',
-          payload: { by: 'ann' },
+          payload: { by: 'ann', extra: 1 },
         },
       },
     ]);

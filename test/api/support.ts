@@ -122,6 +122,8 @@ export interface Overrides {
   clock?: Clock;
   nextId?: () => string;
   namespaces?: readonly string[];
+  /** Default: both versions of `visit`. */
+  definitions?: readonly AnyDefinition[];
   /** Default: everyone is let in, as by `npm start`. */
   access?: Partial<AccessDeps>;
   options?: ApiOptions;
@@ -177,7 +179,7 @@ export async function openApi(overrides: Overrides = {}) {
       access: { required: false, ...access, ...overrides.access },
       ids: overrides.nextId === undefined ? ids : { next: overrides.nextId },
       clock,
-      definitions: [visit, visit2],
+      definitions: overrides.definitions ?? [visit, visit2],
       topology: {
         topicPrefix: 'test',
         shards: 4,
