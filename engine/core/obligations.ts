@@ -65,10 +65,11 @@ function compensationInput(spec: StepSpec, step: StepState): Json {
   const compensation = spec.compensation;
   if (compensation === null)
     throw new DefinitionFault('MACHINE_FAULT', `Step "${step.step}" has no compensation.`);
+  const given = inputAsParsed(spec, step);
   let mapped: unknown;
   try {
     // A copy, so that a mapping that sorts or reverses in place changes no event (I9).
-    mapped = compensation.input(sortedCopy({ input: step.input, output: step.output }));
+    mapped = compensation.input(sortedCopy({ input: given, output: step.output }));
   } catch (error) {
     throw new DefinitionFault(
       'MACHINE_FAULT',
@@ -82,6 +83,17 @@ function compensationInput(spec: StepSpec, step: StepState): Json {
   if ('misfit' in checked) throw new DefinitionFault('MACHINE_FAULT', checked.misfit);
   assertSendable(input, what);
   return input;
+}
+
+/**
+ * The step's input as its schema gives it, defaults filled in: what a mapping is typed with, and what is passed on
+ * without one. The log has what was sent, so it is parsed again, and the schema must give the same each time (I9).
+ */
+function inputAsParsed(spec: StepSpec, step: StepState): Json {
+  const what = `The input of step "${step.step}"`;
+  const parsed = fit(spec.contract.input, sortedCopy(step.input), what);
+  if ('misfit' in parsed) throw new DefinitionFault('MACHINE_FAULT', parsed.misfit);
+  return parsed.data;
 }
 
 export function announceCompensation(turn: Turn, reason: Failure | null): void {

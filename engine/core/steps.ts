@@ -86,11 +86,14 @@ export type CompensatableOptions<C extends AnyContract, U extends AnyContract> =
   compensationRetry?: RetryOptions;
 } & (InputOf<C> extends InputSent<U>
     ? {
-        /** Builds the compensation's input from what the step got and gave. Default: the step's own input. */
+        /**
+         * Builds the compensation's input from what the step got and gave, both as its schemas give them. Default: the
+         * step's own input, as its schema gives it.
+         */
         compensation?: CompensationInput<C, U>;
       }
     : {
-        /** Builds the compensation's input from what the step got and gave. */
+        /** Builds the compensation's input from what the step got and gave, both as its schemas give them. */
         compensation: CompensationInput<C, U>;
       });
 
