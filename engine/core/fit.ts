@@ -26,6 +26,16 @@ export function fit(
   }
 }
 
+/** The same for a value that is kept as it was given. @returns null, or why it does not fit */
+export function misfitOf(schema: z.ZodType, value: unknown, where: string): string | null {
+  try {
+    const { error } = schema.safeParse(value);
+    return error === undefined ? null : wordsOf(`${where} does not fit: ${error.message}`);
+  } catch (error) {
+    return wordsOf(error);
+  }
+}
+
 /** Longest text kept of an error: what a person reads, and zod's texts grow with the value. */
 const MAX_WORDS = 4_000;
 

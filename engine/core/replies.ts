@@ -9,7 +9,7 @@ import { awaitsFailure, findCall, reviewDeferred } from './causes.ts';
 import type { AnyDefinition } from './define.ts';
 import type { ErrorCode } from './errors.ts';
 import type { CauseEvent, Failure, Settlement } from './events.ts';
-import { fit } from './fit.ts';
+import { fit, misfitOf } from './fit.ts';
 import type { Json } from './json.ts';
 import type { SagaState } from './state.ts';
 import type { ReplyBody } from './wire.ts';
@@ -91,20 +91,18 @@ function doReply(
   switch (body.outcome) {
     case 'succeeded': {
       const output = fitOutput(definition, stepName, body.output);
-      if ('data' in output)
-        return { cause: { type: 'StepSucceeded', commandId, attempt, output: output.data } };
-      const failure = { code: 'OUTPUT_INVALID', message: output.misfit };
-      if (call.status !== 'open' && call.status !== 'pending')
-        return { ignored: 'an answer that does not fit, to a call that waits' };
-      return {
-        cause: { type: 'StepFailed', commandId, attempt: call.attempt, failure, retryable: false },
-      };
+      return 'data' in output
+        ? { cause: { type: 'StepSucceeded', commandId, attempt, output: output.data } }
+        : misfitReply(call, output.misfit);
     }
-    case 'rejected':
+    case 'rejected': {
       if (call.status === 'stuck') return { ignored: 'a person has to look at it already' };
-      return {
-        cause: { type: 'StepRejected', commandId, attempt, failure: asFailure(body.failure) },
-      };
+      const failure = asFailure(body.failure);
+      const misfit = rejectionMisfit(definition, stepName, failure);
+      return misfit === null
+        ? { cause: { type: 'StepRejected', commandId, attempt, failure } }
+        : misfitReply(call, misfit);
+    }
     case 'failed':
       if (!awaitsFailure(call, attempt)) return { ignored: 'a failure of an earlier attempt' };
       return {
@@ -137,6 +135,14 @@ function doReply(
   }
 }
 
+/** An answer that its contract does not know says nothing of what was done: the step is given up and settled. */
+function misfitReply({ commandId, attempt, status }: CallView, message: string): Translation {
+  if (status !== 'open' && status !== 'pending')
+    return { ignored: 'an answer that does not fit, to a call that waits' };
+  const failure = { code: 'OUTPUT_INVALID', message };
+  return { cause: { type: 'StepFailed', commandId, attempt, failure, retryable: false } };
+}
+
 /** Whether an answer to it waits to be applied: held back, or thrown on by the machine's own code (I4). */
 function isDeferredAnswer(state: SagaState, commandId: string): boolean {
   const waiting = [
@@ -164,7 +170,10 @@ function lateReply(
     return settledAs(settlementId, { outcome: 'succeeded', output: output.data });
   }
   if (body.outcome === 'rejected') {
-    return settledAs(settlementId, { outcome: 'rejected', failure: asFailure(body.failure) });
+    const failure = asFailure(body.failure);
+    const misfit = rejectionMisfit(definition, stepName, failure);
+    if (misfit !== null) return { ignored: `a late answer. ${misfit}` };
+    return settledAs(settlementId, { outcome: 'rejected', failure });
   }
   return { ignored: 'the step is being settled' };
 }
@@ -191,8 +200,13 @@ function settleReply(
         ? settledAs(commandId, { outcome: 'succeeded', output: output.data })
         : failed({ code: 'OUTPUT_INVALID', message: output.misfit }, false);
     }
-    case 'rejected':
-      return settledAs(commandId, { outcome: 'rejected', failure: asFailure(body.failure) });
+    case 'rejected': {
+      const failure = asFailure(body.failure);
+      const misfit = rejectionMisfit(definition, stepName, failure);
+      return misfit === null
+        ? settledAs(commandId, { outcome: 'rejected', failure })
+        : failed({ code: 'OUTPUT_INVALID', message: misfit }, false);
+    }
     case 'neverRan':
     case 'superseded':
       return settledAs(commandId, { outcome: 'neverRan' });
@@ -260,4 +274,25 @@ export function fitOutput(
   return spec?.kind === 'step'
     ? fit(spec.contract.output, output, `The answer to ${spec.contract.name}`)
     : { data: output ?? null };
+}
+
+/**
+ * Why a rejection is none of those that the step's contract has, or null. A retriable step has none at all:
+ * whatever it is rejected with, a person looks at that.
+ */
+function rejectionMisfit(
+  definition: AnyDefinition,
+  stepName: string,
+  { code, data }: Failure,
+): string | null {
+  const spec = definition.actors.get(stepName);
+  if (spec?.kind !== 'step' || spec.class === 'retriable') return null;
+  const { name, rejections } = spec.contract;
+  // Own names only: `toString` is no rejection.
+  const schema = Object.hasOwn(rejections, code) ? rejections[code] : undefined;
+  if (schema === undefined)
+    return `${name} was rejected with "${code}", which its contract does not declare.`;
+  const misfit = misfitOf(schema, data, `The data of the rejection "${code}" of ${name}`);
+  // Workers send data that is not there as null.
+  return data === null && misfitOf(schema, undefined, code) === null ? null : misfit;
 }

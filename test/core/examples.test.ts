@@ -21,6 +21,18 @@ const OUTPUTS: { [step: string]: Json } = {
   debit: { entryId: 'd-1' },
   credit: { entryId: 'k-1' },
 };
+/** A "no" that each step's contract has. */
+const NOS: { [step: string]: [code: string, data: Json] } = {
+  reserve: ['OutOfStock', { available: 0 }],
+  charge: ['CardDeclined', { declineCode: 'limit' }],
+  ship: ['AddressUnserviceable', { country: 'DE' }],
+  bookFlight: ['FlightFull', { flight: 'LH1' }],
+  bookHotel: ['NoVacancy', { hotel: 'H' }],
+  rentCar: ['NoCarAvailable', { city: 'C', carClass: 'small' }],
+  capture: ['CardDeclined', { declineCode: 'limit' }],
+  debit: ['AccountClosed', { account: 'a' }],
+  credit: ['AccountUnknown', { account: 'b' }],
+};
 const COMPENSATED: { [step: string]: Json } = {
   charge: { refundId: 'ref-1' },
   debit: { entryId: 'd-2' },
@@ -118,13 +130,14 @@ describe.each(Object.entries(EXAMPLES))('%s', (_, { definition, input, steps, pi
     (step) => {
       const at = steps.indexOf(step);
       const saga = upTo(at);
-      saga.reply(step, no('No'));
+      const [code = '', data] = NOS[step] ?? [];
+      saga.reply(step, no(code, data));
       settle(saga);
       expect(saga.status).toBe('compensated');
       expect(compensated(saga).sort()).toEqual(steps.slice(0, at).sort());
       expect(saga.last('SagaCompensated').output).toMatchObject({
         outcome: 'cancelled',
-        reason: { code: 'No' },
+        reason: { code },
       });
     },
   );

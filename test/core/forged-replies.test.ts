@@ -17,7 +17,7 @@ const no = (commandId: string): ReplyBody => ({
   ...head,
   commandId,
   outcome: 'rejected',
-  failure: { code: 'AccountClosed', message: '' },
+  failure: { code: 'AccountClosed', message: '', data: { account: 'a' } },
 });
 
 test.each([yes, no])('a step is not answered by the worker of another service', (answer) => {

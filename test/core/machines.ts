@@ -20,8 +20,13 @@ import {
 
 const loose = z.looseObject({});
 
+/** The "no"s that tests say, with any data or none. */
+const rejections = Object.fromEntries(
+  ['No', 'Busy', 'Empty', 'Full', 'Other', 'OutOfStock'].map((code) => [code, z.any()]),
+);
+
 export const doing = (name: string) =>
-  command(`svc.do-${name}`, { input: loose, output: loose, rejections: { No: loose } });
+  command(`svc.do-${name}`, { input: loose, output: loose, rejections });
 export const undoing = (name: string) =>
   command(`svc.undo-${name}`, { input: loose, output: loose });
 export const telling = (name: string) =>

@@ -199,7 +199,7 @@ function answerOf(of: string, entry: Entry): Answer {
     case 'done':
       return { outcome: 'succeeded', output: { of } };
     case 'rejected':
-      return { outcome: 'rejected', failure: { code: 'No', message: '' } };
+      return { outcome: 'rejected', failure: { code: 'No', message: '', data: {} } };
     case 'pending':
       return { outcome: 'pending' };
     default:
