@@ -2,8 +2,10 @@
  * Checks on the machine's paths: loops without a bound, and the order of step classes
  * (compensatable* pivot? retriable*, SEMANTICS 4.2) as far as the graph of states tells.
  *
- * Guards I7 before anything runs. The graph is an over-approximation (guards are ignored), so what it
- * lets through is also watched while a saga runs, and what it refuses can be written another way.
+ * Guards I7 before anything runs, and that nothing which may still make a saga go back is asked for after a step that
+ * is never taken back. Each parallel region has an order of its own; after compensateAll() a path begins anew. The
+ * graph is an over-approximation (guards are ignored), so what it refuses can be written another way. What comes after a
+ * pivot is also watched while a saga runs.
  */
 import type { AnyStateMachine, StateNode } from 'xstate';
 import type { ActorSpec } from './steps.ts';
@@ -115,6 +117,45 @@ function checkAfterPivot(pivot: Node, actorId: string, invokedBy: (node: Node) =
       throw refuse(
         `${stateName(node)} invokes ${what} "${offender.id}" and can be reached after the pivot of ${stateName(pivot)}. ` +
           'Past the pivot nothing may fail or be compensated: use retriable() or readOnly() there, or move the step before the pivot.',
+      );
+    }
+    rest.push(...ledTo(node));
+  }
+}
+
+/** A retriable step is not taken back, so nothing may follow it for which the saga may have to go back. */
+export function checkRetriables(nodes: readonly Node[], invokedBy: (node: Node) => Invoked): void {
+  for (const node of nodes) {
+    const retriable = invokedBy(node).find(
+      ({ spec }) => spec.kind === 'step' && spec.class === 'retriable',
+    );
+    if (retriable !== undefined) checkAfterRetriable(node, retriable.id, invokedBy);
+  }
+}
+
+function checkAfterRetriable(
+  step: Node,
+  actorId: string,
+  invokedBy: (node: Node) => Invoked,
+): void {
+  const rest: Node[] = [];
+  for (let up: Node | undefined = step; up !== undefined; up = up.parent) rest.push(up);
+  const seen = new Set<Node>();
+  for (let node = rest.pop(); node !== undefined; node = rest.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    const invoked = invokedBy(node);
+    // All that was done is taken back there.
+    if (invoked.some(({ spec }) => spec.kind === 'compensateAll')) continue;
+    // What its own state and those around it invoke runs beside it.
+    const beside = node === step || isAncestor(node, step);
+    const offender = beside ? undefined : invoked.find(({ spec }) => isRisky(spec));
+    if (offender?.spec.kind === 'step') {
+      throw refuse(
+        `${stateName(node)} invokes the ${offender.spec.class} step "${offender.id}" and can be reached after the retriable ` +
+          `step "${actorId}" of ${stateName(step)}. What a retriable step did is never taken back, so only retriable() and ` +
+          'readOnly() steps may follow it: move it behind the others, or make it compensatable(), with a compensation that does nothing ' +
+          'if there is nothing to take back.',
       );
     }
     rest.push(...ledTo(node));

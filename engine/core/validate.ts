@@ -9,7 +9,12 @@ import type { AnyStateMachine, StateNode } from 'xstate';
 import { toJson } from './json.ts';
 import { CANCEL_EVENT, refuse, stateName } from './refusals.ts';
 import { specOf, type ActorSpec } from './steps.ts';
-import { checkInvokeIds, checkPivots, checkUnboundedAlways } from './validate-paths.ts';
+import {
+  checkInvokeIds,
+  checkPivots,
+  checkRetriables,
+  checkUnboundedAlways,
+} from './validate-paths.ts';
 
 type Node = StateNode;
 
@@ -64,7 +69,9 @@ export function validateMachine(spec: {
   checkSignals(name, signals, nodes);
   checkUnboundedAlways(machine, nodes);
   checkInvokeIds(nodes);
-  checkPivots(nodes, (node) => invokedSpecs(node, actors));
+  const invokedBy = (node: Node) => invokedSpecs(node, actors);
+  checkPivots(nodes, invokedBy);
+  checkRetriables(nodes, invokedBy);
   return { actors, services: servicesOf(actors) };
 }
 

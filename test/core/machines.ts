@@ -2,7 +2,7 @@
  * Building blocks for the machines of the core's tests: contracts and steps by name, and `define`, which lets a
  * test write a machine without the types that an author's definition has.
  */
-import type { AnyStateMachine } from 'xstate';
+import { setup, type AnyStateMachine } from 'xstate';
 import { z } from 'zod';
 import type { AnyDefinition } from '../../engine/core/define.ts';
 import {
@@ -106,6 +106,25 @@ export const ends = {
   done: { type: 'final' },
   undone: { type: 'final' },
 } as const;
+
+export type States = { [name: string]: object };
+/** A machine of these states, the first one to begin with, and `ends`. */
+export const machineOf = (
+  states: States,
+  rest: object = {},
+  implementations: object = {},
+): unknown =>
+  setup({ actors, ...implementations }).createMachine({
+    id: 'm',
+    initial: Object.keys(states)[0],
+    context: {},
+    states: {
+      ...states,
+      ...ends,
+      ...(states['undoing'] === undefined ? {} : { undoing: states['undoing'] }),
+    },
+    ...rest,
+  } as never);
 
 /** Whether a machine's code is bad; one object, so that the bad and the mended edition have the same source text. */
 export interface Edition {

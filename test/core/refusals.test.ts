@@ -1,6 +1,6 @@
-/** What defineSaga refuses, each with the state and the remedy named, and what it must accept. */
+/** What defineSaga refuses, each with the state and the remedy named. What it must accept: accepted.test.ts. */
 import { describe, expect, test } from 'vitest';
-import { createMachine, fromPromise, log, sendTo, setup, spawnChild, assign } from 'xstate';
+import { createMachine, fromPromise, log, sendTo, spawnChild, assign } from 'xstate';
 import { z } from 'zod';
 import {
   DefinitionFault,
@@ -9,21 +9,16 @@ import {
   pivot,
   readOnly,
 } from '../../engine/core/index.ts';
-import { actors, define, doStep, doing, ends, undoing, type DefineOptions } from './machines.ts';
-
-type States = { [name: string]: object };
-const machineOf = (states: States, rest: object = {}, implementations: object = {}): unknown =>
-  setup({ actors, ...implementations }).createMachine({
-    id: 'm',
-    initial: Object.keys(states)[0],
-    context: {},
-    states: {
-      ...states,
-      ...ends,
-      ...(states['undoing'] === undefined ? {} : { undoing: states['undoing'] }),
-    },
-    ...rest,
-  } as never);
+import {
+  actors,
+  define,
+  doStep,
+  doing,
+  machineOf,
+  undoing,
+  type DefineOptions,
+  type States,
+} from './machines.ts';
 
 function refusal(make: () => unknown): string {
   try {
@@ -174,6 +169,56 @@ const refusedStates: [string, States, RegExp[]][] = [
       },
     },
     [/State "undoing" invokes compensateAll\(\)/, /after the pivot of State "p"/],
+  ],
+  [
+    'a compensatable step after a retriable one',
+    { r: doStep('r', 'a'), a: doStep('a', 'done', 'undoing') },
+    [
+      /State "a" invokes the compensatable step/,
+      /after the retriable step "0.m.r" of State "r"/,
+      /never taken back/,
+      /make it compensatable\(\)/,
+    ],
+  ],
+  [
+    'a pivot after a retriable step, by way of others',
+    {
+      r: doStep('r', 'q'),
+      q: doStep('q', 'rest', 'rest'),
+      rest: { after: { 1000: 'x' } },
+      x: { initial: 'p', states: { p: doStep('p', '#m.done', '#m.undoing') } },
+    },
+    [/State "x\.p" invokes the pivot step/, /after the retriable step "0.m.r" of State "r"/],
+  ],
+  [
+    'a compensatable step after a retriable one that is left, by an ancestor',
+    {
+      x: {
+        initial: 'r',
+        on: { go: 'a' },
+        states: { r: doStep('r', 'rest'), rest: {} },
+      },
+      a: doStep('a', 'done', 'undoing'),
+    },
+    [/State "a" invokes the compensatable step/, /of State "x\.r"/],
+  ],
+  [
+    'a compensatable step after regions of which one has a retriable step',
+    {
+      x: {
+        type: 'parallel',
+        onDone: 'b',
+        states: {
+          one: { initial: 'r', states: { r: doStep('r', 'over'), over: { type: 'final' } } },
+          two: {
+            initial: 'a',
+            states: { a: doStep('a', 'over', '#m.undoing'), over: { type: 'final' } },
+          },
+        },
+      },
+      b: doStep('b', 'done', 'undoing'),
+    },
+    [/State "b" invokes the compensatable step/, /of State "x\.one\.r"/],
   ],
   [
     'a pivot beside a region that may fail',
@@ -380,119 +425,4 @@ describe('contracts and steps', () => {
       );
     },
   );
-});
-
-describe('what must be accepted', () => {
-  const accepted: [string, States, object?][] = [
-    ['a bare wait', { rest: { on: { go: 'done' } } }],
-    ['a retriable step without onError', { r: doStep('r', 'done') }],
-    ['compensateAll() without onError', { a: doStep('a', 'done', 'undoing') }],
-    [
-      'retriable and read-only steps after the pivot',
-      { p: doStep('p', 'q', 'undoing'), q: doStep('q', 'r', 'r'), r: doStep('r', 'done') },
-    ],
-    [
-      'a cancel handler around the pivot',
-      {
-        x: {
-          on: { 'saga.cancel': 'undoing' },
-          initial: 'p',
-          states: { p: doStep('p', 'rest', '#m.undoing'), rest: { on: { go: '#m.done' } } },
-        },
-      },
-    ],
-    [
-      'two pivots on two paths',
-      {
-        rest: { on: { go: 'p', stay: 'p2' } },
-        p: doStep('p', 'done', 'undoing'),
-        p2: doStep('p', 'done', 'undoing'),
-      },
-    ],
-    [
-      'a pivot tried again after its failure',
-      { p: doStep('p', 'done', 'rest'), rest: { on: { go: 'p', stay: 'undoing' } } },
-    ],
-    [
-      'a pivot beside regions that only read or last',
-      {
-        x: {
-          type: 'parallel',
-          onDone: 'done',
-          states: {
-            one: {
-              initial: 'p',
-              states: { p: doStep('p', 'over', 'over'), over: { type: 'final' } },
-            },
-            two: {
-              initial: 'q',
-              states: { q: doStep('q', 'r', 'r'), r: doStep('r', 'over'), over: { type: 'final' } },
-            },
-          },
-        },
-      },
-    ],
-    [
-      'an always that is bounded by the author',
-      { x: { always: { guard: () => false, target: 'x' }, on: { go: 'done' } } },
-      { options: { maxIterations: 50 } },
-    ],
-    [
-      'always that only goes forward',
-      {
-        x: { always: [{ guard: () => false, target: 'done' }, { target: 'y' }] },
-        y: { always: 'rest' },
-        rest: { on: { go: 'done' } },
-      },
-    ],
-    [
-      'one id for invokes that never run at once',
-      {
-        a: { invoke: { id: 'job', src: 'a', input: {}, onDone: 'b', onError: 'undoing' } },
-        b: { invoke: { id: 'job', src: 'b', input: {}, onDone: 'done', onError: 'undoing' } },
-      },
-    ],
-    [
-      'history, shallow and deep',
-      {
-        x: {
-          initial: 'y',
-          on: { go: 'rest' },
-          states: {
-            y: { on: { stay: 'z' } },
-            z: {},
-            h: { type: 'history', history: 'deep' },
-            s: { type: 'history' },
-          },
-        },
-        rest: { on: { go: 'x.h', stay: 'done' } },
-      },
-    ],
-    ['a wildcard and a pattern', { x: { on: { 'go.*': 'done', '*': { actions: assign({}) } } } }],
-  ];
-  test.each(accepted)('%s', (_, states, rest) => {
-    const signals = ['go', 'stay'].filter((name) => JSON.stringify(states).includes(`"${name}"`));
-    expect(define(machineOf(states, rest), { signals }).kind).toBe('sagax.definition');
-  });
-
-  test('fifty levels of nesting, and two hundred states in a row', () => {
-    let deep: object = doStep('a', '#m.done', '#m.undoing');
-    for (let level = 0; level < 50; level++) deep = { initial: 'x', states: { x: deep } };
-    expect(define(machineOf({ x: deep })).services).toEqual(['svc']);
-    const row: States = {};
-    for (let n = 0; n < 200; n++)
-      row[`s${n}`] = doStep('a', n === 199 ? 'done' : `s${n + 1}`, 'undoing');
-    expect(define(machineOf(row)).actors.size).toBe(2);
-  });
-
-  test('a parallel root, which ends when its regions do', () => {
-    const machine = setup({ actors }).createMachine({
-      type: 'parallel',
-      context: {},
-      states: {
-        one: { initial: 'a', states: { a: doStep('a', 'over', 'over'), over: { type: 'final' } } },
-      },
-    } as never);
-    expect(define(machine).kind).toBe('sagax.definition');
-  });
 });
