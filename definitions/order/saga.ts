@@ -41,8 +41,12 @@ export const orderInput = z.object({
   amountCents: z.int().positive(),
   card: z.string().min(1).max(100),
   address: addressSchema,
-  /** How long a person has to approve; then the order is cancelled. Default: a day. */
-  approvalTimeoutMs: z.int().positive().default(DAY_MS),
+  /** How long a person has to approve; then the order is cancelled. Default: a day; at most a year. */
+  approvalTimeoutMs: z
+    .int()
+    .positive()
+    .max(365 * DAY_MS)
+    .default(DAY_MS),
 });
 export type OrderInput = z.output<typeof orderInput>;
 

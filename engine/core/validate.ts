@@ -6,6 +6,7 @@
  * refusal names the state and the remedy.
  */
 import type { AnyStateMachine, StateNode } from 'xstate';
+import { MAX_DURATION_MS } from './durations.ts';
 import { toJson } from './json.ts';
 import { CANCEL_EVENT, refuse, stateName } from './refusals.ts';
 import { specOf, type ActorSpec } from './steps.ts';
@@ -161,16 +162,23 @@ function checkTransitions(node: Node, machine: AnyStateMachine): void {
     for (const transition of transitions) checkGuard(node, machine, transition.guard);
   }
   for (const transition of node.always ?? []) checkGuard(node, machine, transition.guard);
-  for (const { delay } of node.after) {
-    if (
-      typeof delay === 'string' &&
-      !(delay in machine.implementations.delays) &&
-      !/^\d+$/.test(delay)
-    ) {
-      throw refuse(
-        `${stateName(node)} waits for the delay "${delay}", which is not under setup({ delays }).`,
-      );
-    }
+  for (const { delay } of node.after) checkDelay(node, machine, delay);
+}
+
+function checkDelay(node: Node, machine: AnyStateMachine, delay: unknown): void {
+  const { delays } = machine.implementations;
+  const isNamed = typeof delay === 'string' && delay in delays;
+  if (typeof delay === 'string' && !isNamed && !/^\d+$/.test(delay)) {
+    throw refuse(
+      `${stateName(node)} waits for the delay "${delay}", which is not under setup({ delays }).`,
+    );
+  }
+  // One that is reckoned is known only when it is; a literal that would fault then is refused here.
+  const given: unknown = isNamed ? (delays as { [name: string]: unknown })[delay] : delay;
+  if (typeof given !== 'function' && !(Number(given) <= MAX_DURATION_MS)) {
+    throw refuse(
+      `${stateName(node)} waits for ${isNamed ? `"${delay}", which is ` : ''}${String(given)} ms; a delay is a number of milliseconds up to a hundred years.`,
+    );
   }
 }
 
@@ -218,6 +226,10 @@ function checkAction(node: Node, machine: AnyStateMachine, action: unknown): voi
     typeof implementation === 'function' && 'resolve' in implementation && 'type' in implementation
       ? String(implementation.type)
       : undefined;
+  if (type === 'xstate.raise') {
+    const { delay } = implementation as unknown as { delay?: unknown };
+    if (delay !== undefined) checkDelay(node, machine, delay);
+  }
   if (type !== undefined && PURE_ACTIONS.has(type)) return;
   const what = type ?? (name === undefined ? 'an inline function' : `"${name}"`);
   throw refuse(

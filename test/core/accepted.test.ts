@@ -1,6 +1,6 @@
 /** What defineSaga must accept: nothing that can be run is refused. */
 import { expect, test } from 'vitest';
-import { assign, setup } from 'xstate';
+import { assign, raise, setup } from 'xstate';
 import { actors, define, doStep, machineOf, type States } from './machines.ts';
 
 const accepted: [string, States, object?][] = [
@@ -48,6 +48,15 @@ const accepted: [string, States, object?][] = [
         },
       },
       s: doStep('s', 'done'),
+    },
+  ],
+  [
+    'delays up to a hundred years, in numbers and in digits',
+    {
+      x: {
+        entry: raise({ type: 'stay' }, { delay: () => Infinity }),
+        after: { 3_153_600_000_000: 'done', '1000': 'undone' },
+      },
     },
   ],
   [

@@ -1,6 +1,6 @@
 /** What defineSaga refuses, each with the state and the remedy named. What it must accept: accepted.test.ts. */
 import { describe, expect, test } from 'vitest';
-import { createMachine, fromPromise, log, sendTo, spawnChild, assign } from 'xstate';
+import { createMachine, fromPromise, log, raise, sendTo, spawnChild, assign } from 'xstate';
 import { z } from 'zod';
 import {
   DefinitionFault,
@@ -90,6 +90,21 @@ const refusedStates: [string, States, RegExp[]][] = [
     'a delay that is not there',
     { x: { after: { forAWhile: 'done' } } },
     [/State "x" waits for the delay "forAWhile"/, /setup\(\{ delays/],
+  ],
+  [
+    'a delay of more than a hundred years',
+    { x: { after: { 3_200_000_000_000: 'done' } } },
+    [/State "x" waits for 3200000000000 ms/, /up to a hundred years/],
+  ],
+  [
+    'a named delay of more than a hundred years',
+    { x: { after: { forEver: 'done' } } },
+    [/State "x" waits for "forEver", which is Infinity ms/],
+  ],
+  [
+    'an event raised after more than a hundred years',
+    { x: { entry: raise({ type: 'go' }, { delay: 3_200_000_000_000 }), on: { go: 'done' } } },
+    [/State "x" waits for 3200000000000 ms/],
   ],
   [
     'an action that is not there',
@@ -340,6 +355,7 @@ describe('states that are refused', () => {
     const implementations = {
       actors: { ...actors, other: fromPromise(() => Promise.resolve(1)) },
       actions: { sideEffect: () => {} },
+      delays: { forEver: Infinity },
     };
     const signals = ['go', 'stay'].filter((name) => JSON.stringify(states).includes(`"${name}"`));
     const message = refusal(() => define(machineOf(states, {}, implementations), { signals }));

@@ -261,6 +261,7 @@ describe('the order definition', () => {
       { email: 'nobody' },
       { address: { ...address, country: 'Germany' } },
       { approvalTimeoutMs: 0 },
+      { approvalTimeoutMs: 365 * 86_400_000 + 1 },
     ]) {
       expect(order.input.safeParse({ ...good, ...bad }).success, JSON.stringify(bad)).toBe(false);
     }
