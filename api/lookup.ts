@@ -11,7 +11,7 @@ import { DefinitionFault } from '../engine/core/errors.ts';
 import type { CommandOp, LoggedEvent } from '../engine/core/events.ts';
 import { fit } from '../engine/core/fit.ts';
 import { parseSnowflake } from '../engine/core/ids.ts';
-import { toJson, type Json } from '../engine/core/json.ts';
+import { isNestedBeyond, toJson, type Json } from '../engine/core/json.ts';
 import type { Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader } from '../engine/ports-read.ts';
 import { ApiError, invalid, sagaUnknown } from './problems.ts';
@@ -170,12 +170,25 @@ export async function parseOr422<T>(
   return result.data;
 }
 
+/** Levels of what a saga is given: fewer than a message carries (63), so that the saga can wrap it on its way. */
+const MAX_PAYLOAD_LEVELS = 48;
+
+/** Anything that a saga is given, as plain JSON. @throws ApiError PAYLOAD_REFUSED when it is nested too deep */
+export function payload(value: unknown, part: string): Json {
+  const json = toJson(value, part);
+  if (!isNestedBeyond(json, MAX_PAYLOAD_LEVELS)) return json;
+  throw new ApiError(
+    'PAYLOAD_REFUSED',
+    `${part} is nested deeper than ${MAX_PAYLOAD_LEVELS} levels. Make it flatter, or send the deep part as a text.`,
+  );
+}
+
 /**
  * A value as it was given, once it is seen to fit: the engine parses it by the same schema, so one that transforms
  * must not have been here before, and what would be refused there is refused here, to whoever sent it (I4).
  */
 export async function givenOr422(schema: z.ZodType, value: unknown, part: string): Promise<Json> {
-  const given = toJson(value, part);
+  const given = payload(value, part);
   const there = fit(schema, given, part);
   if ('data' in there) return given;
   await parseOr422(schema, value, part);

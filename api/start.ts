@@ -10,13 +10,13 @@ import type { z } from 'zod';
 import type { AnyDefinition } from '../engine/core/define.ts';
 import { SagaxError } from '../engine/core/errors.ts';
 import { parseSnowflake } from '../engine/core/ids.ts';
-import { canonicalJson, toJson, type Json } from '../engine/core/json.ts';
+import { canonicalJson, type Json } from '../engine/core/json.ts';
 import { StartIds } from '../engine/core/start-ids.ts';
 import type { BusMessage, Clock, SagaSummary } from '../engine/ports.ts';
 import type { SagaReader, StartKeys } from '../engine/ports-read.ts';
 import type { Catalog } from './catalog.ts';
 import type { Inbox } from './inbox.ts';
-import { parseOr422 } from './lookup.ts';
+import { parseOr422, payload } from './lookup.ts';
 import type { StartAnswer, StartRequest } from './schemas.ts';
 import { resultView, sagaLinks } from './views.ts';
 
@@ -119,7 +119,7 @@ export class Starts {
       request.input,
       order.inputPart,
     );
-    const input = toJson(parsed, `input of "${definition.name}"`);
+    const input = payload(parsed, order.inputPart);
     const fresh = this.#message(order, definition, input, this.#ids.next());
     if (order.idempotencyKey === undefined && request.businessKey === undefined) return fresh;
 

@@ -6,12 +6,12 @@
  */
 import type { z } from 'zod';
 import type { AnyContract } from '../../engine/core/contracts.ts';
-import { toJson, type Json } from '../../engine/core/json.ts';
+import type { Json } from '../../engine/core/json.ts';
 import type { Failure } from '../../engine/core/events.ts';
 import type { ReplyBody } from '../../engine/core/wire.ts';
 import type { SagaSummary } from '../../engine/ports.ts';
 import { answers, namespaceOf, type App, type Context, type Scope } from '../context.ts';
-import { contractOf, givenOr422, parseOr422, type FoundCommand } from '../lookup.ts';
+import { contractOf, givenOr422, parseOr422, payload, type FoundCommand } from '../lookup.ts';
 import { ApiError } from '../problems.ts';
 import { waiterOf } from '../request.ts';
 import * as shape from '../schemas.ts';
@@ -188,13 +188,13 @@ type GivenFailure = z.output<typeof shape.failure>;
 
 function plain(given: GivenFailure): Failure {
   const { code, message, data } = given;
-  return { code, message, ...(data !== undefined && { data: toJson(data, 'failure.data') }) };
+  return { code, message, ...(data !== undefined && { data: payload(data, 'body.failure.data') }) };
 }
 
 /** As it was given: the engine parses it, a person's as a participant's. */
 async function outputOf(contract: AnyContract | null, output: unknown): Promise<Json> {
   return contract === null
-    ? toJson(output, 'output')
+    ? payload(output, 'body.output')
     : givenOr422(contract.output as z.ZodType, output, 'body.output');
 }
 

@@ -79,6 +79,12 @@ function notJson(path: string, what: string): DefinitionFault {
   );
 }
 
+/** Whether objects and lists stand in one another more than `levels` deep; a value that is neither has no level. */
+export function isNestedBeyond(value: Json, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((item) => isNestedBeyond(item, levels - 1));
+}
+
 /**
  * A deep copy with the keys of every object sorted. An author's code gets only such copies: jsonb does not keep
  * the order of keys, so code that walks them must find the same order live and on replay (I9).

@@ -13,7 +13,7 @@ import type { ConsequenceEvent, Failure } from './events.ts';
 import type { Json } from './json.ts';
 import type { SagaState } from './state.ts';
 import type { StepSpec } from './steps.ts';
-import { isSendable } from './wire.ts';
+import { whyUnsendable } from './wire.ts';
 
 export interface Turn {
   readonly definition: AnyDefinition;
@@ -86,9 +86,6 @@ export function queueError(turn: Turn, actorId: string, error: StepError): void 
 
 /** @throws DefinitionFault PAYLOAD_REFUSED when `value` doesn't fit into one message */
 export function assertSendable(value: Json, what: string): void {
-  if (isSendable(value)) return;
-  throw new DefinitionFault(
-    'PAYLOAD_REFUSED',
-    `${what} is too large for one message. Keep the large part elsewhere and pass a reference (claim check).`,
-  );
+  const why = whyUnsendable(value);
+  if (why !== null) throw new DefinitionFault('PAYLOAD_REFUSED', `${what} ${why}`);
 }

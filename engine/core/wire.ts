@@ -6,7 +6,7 @@
  */
 import { z } from 'zod';
 import { SagaxError } from './errors.ts';
-import { FORBIDDEN_KEYS, MAX_JSON_DEPTH, type Json } from './json.ts';
+import { FORBIDDEN_KEYS, isNestedBeyond, MAX_JSON_DEPTH, type Json } from './json.ts';
 
 /** Largest body accepted or sent, in bytes of UTF-8; below Kafka's default message limit of 1 MiB. */
 export const MAX_BODY_BYTES = 900_000;
@@ -327,11 +327,19 @@ function assertKeepable(text: string): void {
 /** Room that the envelope of a command takes beside its input, in bytes; generous. */
 const ENVELOPE_BYTES = 4_000;
 
-/** Whether `value` fits into one message beside its envelope. */
-export function isSendable(value: Json): boolean {
+/** Levels that are left for what a body carries. */
+const MAX_CARRIED_LEVELS = MAX_JSON_DEPTH - 1;
+
+/** Why `value` does not fit into one message beside its envelope, and the remedy; null if it does. */
+export function whyUnsendable(value: Json): string | null {
   const text = JSON.stringify(value);
   const limit = MAX_BODY_BYTES - ENVELOPE_BYTES;
-  return text.length <= limit / 4 || byteLength(text) <= limit;
+  if (text.length > limit / 4 && byteLength(text) > limit)
+    return 'is too large for one message. Keep the large part elsewhere and pass a reference (claim check).';
+  // A level takes two characters at least, so most values need not be walked.
+  return text.length > 2 * MAX_CARRIED_LEVELS && isNestedBeyond(value, MAX_CARRIED_LEVELS)
+    ? `is nested deeper than ${MAX_CARRIED_LEVELS} levels. Make it flatter, or pass the deep part as a text.`
+    : null;
 }
 
 const encoder = new TextEncoder();

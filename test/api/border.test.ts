@@ -4,7 +4,8 @@ import { connect } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
-import { openApi } from './support.ts';
+import { composeSnowflake } from '../../engine/core/ids.ts';
+import { beginning, openApi } from './support.ts';
 
 const json = { 'content-type': 'application/json' };
 const raw = (payload: string, headers: Record<string, string> = json) => ({
@@ -79,6 +80,51 @@ describe('the rest of a request', () => {
     expect([given.headers['x-request-id'], given.json().requestId]).toEqual(['abc-1', 'abc-1']);
     const bad = await app.inject({ url: '/nope', headers: { 'x-request-id': 'a b\t<script>' } });
     expect(bad.headers['x-request-id']).toMatch(/^[0-9a-f-]{36}$/);
+  });
+});
+
+describe('what a saga is given', () => {
+  const SAGA = composeSnowflake(Date.UTC(2025, 5, 1), 1, 0);
+  const nested = (levels: number): unknown => (levels === 0 ? 1 : [nested(levels - 1)]);
+  // What is looked at begins one or two levels above the part that is nested.
+  const CASES: [string, number, (part: unknown) => object][] = [
+    ['/v1/sagas', 47, (note) => ({ definition: 'visit', input: { city: 'x', note } })],
+    [`/v1/sagas/${SAGA}/signals/approve`, 47, (more) => ({ by: 'ann', more })],
+    [
+      `/v1/commands/${SAGA}.1/complete`,
+      47,
+      (more) => ({ outcome: 'succeeded', output: { seat: '4A', more } }),
+    ],
+    [
+      `/v1/commands/${SAGA}.1/complete`,
+      48,
+      (data) => ({ outcome: 'failed', failure: { code: 'Broken', data } }),
+    ],
+  ];
+
+  it.each(CASES)('by %s may be nested as deep as it can be wrapped', async (url, levels, make) => {
+    const { app, log, inbox } = await openApi();
+    log(SAGA, ...beginning(SAGA));
+    const post = (payload: object) => app.inject({ method: 'POST', url, payload });
+    expect((await post(make(nested(levels)))).statusCode).toBe(202);
+    expect(inbox()).toHaveLength(1);
+    const refused = await post(make(nested(levels + 1)));
+    expect([refused.statusCode, refused.json().code]).toEqual([400, 'PAYLOAD_REFUSED']);
+    expect(refused.json().detail).toMatch(/^body.* is nested deeper than 48 levels/);
+    expect(inbox()).toHaveLength(1);
+  });
+
+  it('in a batch refuses only the item that is too deep', async () => {
+    const { app } = await openApi();
+    const item = (levels: number) => ({
+      definition: 'visit',
+      input: { city: 'x', note: nested(levels) },
+    });
+    const payload = { items: [item(48), item(47)] };
+    const response = await app.inject({ method: 'POST', url: '/v1/sagas/batch', payload });
+    expect(response.json()).toMatchObject({
+      items: [{ status: 'refused', problem: { code: 'PAYLOAD_REFUSED' } }, { status: 'accepted' }],
+    });
   });
 });
 
