@@ -33,6 +33,8 @@ export type Decision =
 const MAX_DEFERRED_SIGNALS = 1_000;
 /** Answers and verbs are few and may not be crowded out by signals: they have as much room again. */
 const MAX_DEFERRED = 2_000;
+/** Sum of the signals held back, in characters of JSON: with the count alone they could be a gigabyte. */
+const MAX_DEFERRED_SIGNAL_LENGTH = 16_000_000;
 /** Signals that one saga accepts in its life; each one's id is kept to drop repeats. */
 const MAX_SEEN_SIGNALS = 10_000;
 /** With room for cancels and verbs: a saga that took all its signals can still be paused and cancelled. */
@@ -59,7 +61,7 @@ export function decide(
     return {
       kind: 'refused',
       code: 'OVERLOADED',
-      why: 'As many inputs as may be are held back for this saga already.',
+      why: 'As many inputs as may be, or as large ones, are held back for this saga already.',
     };
   }
   const events: SagaEvent[] = [];
@@ -71,8 +73,25 @@ export function decide(
 }
 
 function isFull(state: SagaState | null, cause: CauseEvent): boolean {
-  const limit = cause.type === 'SignalReceived' ? MAX_DEFERRED_SIGNALS : MAX_DEFERRED;
-  return state !== null && state.deferred.length >= limit;
+  if (state === null) return false;
+  // Answers are never refused for their size: a participant does not say them twice.
+  if (cause.type !== 'SignalReceived') return state.deferred.length >= MAX_DEFERRED;
+  if (state.deferred.length >= MAX_DEFERRED_SIGNALS) return true;
+  let length = lengthOf(cause);
+  for (const held of state.deferred) if (held.type === 'SignalReceived') length += lengthOf(held);
+  return length > MAX_DEFERRED_SIGNAL_LENGTH;
+}
+
+/** Lengths of causes that are held back, which are not changed: each is put into words once, not at every input. */
+const lengths = new WeakMap<CauseEvent, number>();
+
+/** Characters of a cause as JSON; the order of its keys, which the log does not keep, has no part in it. */
+function lengthOf(cause: CauseEvent): number {
+  const known = lengths.get(cause);
+  if (known !== undefined) return known;
+  const { length } = JSON.stringify(cause);
+  lengths.set(cause, length);
+  return length;
 }
 
 /** Appends a cause with its consequences; when code throws on it, that fact instead. */

@@ -146,6 +146,37 @@ describe('while it is in flight', () => {
     expect(saga.operator({ verb: 'pause' }).kind).toBe('accepted');
     saga.checkReplay();
   });
+
+  test('the same for fewer signals that are large', () => {
+    const saga = new SagaDriver(machine, { light: true });
+    saga.start();
+    saga.reply('a', ok());
+    saga.reply('b', ok());
+    const large = 'x'.repeat(890_000);
+    let taken = 0;
+    for (; taken < 100; taken++) if (saga.signal('ping', { large }).kind !== 'accepted') break;
+    expect(taken).toBe(17);
+    expect(saga.signal('ping', { large })).toMatchObject({ kind: 'refused', code: 'OVERLOADED' });
+    // A state out of a snapshot comes to the same.
+    saga.state = structuredClone(saga.live);
+    expect(saga.signal('ping', { large })).toMatchObject({ kind: 'refused', code: 'OVERLOADED' });
+    expect(saga.signal('ping', { small: large.slice(0, 1_000) }).kind).toBe('accepted');
+    expect(saga.cancel().kind).toBe('accepted');
+    expect(saga.reply('p', ok({ large })).kind).toBe('accepted');
+    expect(saga.context['heard']).toHaveLength(18);
+    saga.checkReplay();
+    expect(saga.signal('ping', { large }).kind).toBe('accepted');
+  });
+
+  test('answers that are held back are taken whatever their size', () => {
+    const saga = new SagaDriver(machine, { light: true });
+    saga.start();
+    saga.operator({ verb: 'pause' });
+    const large = 'x'.repeat(890_000);
+    for (let n = 0; n < 17; n++) expect(saga.signal('ping', { large }).kind).toBe('accepted');
+    expect(saga.signal('ping', { large }).kind).toBe('refused');
+    expect(saga.reply('a', ok({ large })).kind).toBe('accepted');
+  });
 });
 
 describe('past it', () => {
