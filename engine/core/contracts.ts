@@ -33,7 +33,8 @@ export type InputSent<C extends AnyContract> = z.input<C['input']>;
 export type OutputOf<C extends AnyContract> = z.output<C['output']>;
 export type OutputGiven<C extends AnyContract> = z.input<C['output']>;
 export type RejectionCode<C extends AnyContract> = keyof C['rejections'] & string;
-export type RejectionData<C extends AnyContract, K extends RejectionCode<C>> = z.output<
+/** As the participant gave it: it is seen to fit, and kept as it came. */
+export type RejectionData<C extends AnyContract, K extends RejectionCode<C>> = z.input<
   C['rejections'][K]
 >;
 

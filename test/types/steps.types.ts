@@ -78,6 +78,20 @@ export function available(error: unknown): number {
   // @ts-expect-error nothing is known of it otherwise
   return error.data.available;
 }
+/** Its data is as it was given: what its schema would fill in or transform is not. */
+const count = command('stock.count', {
+  input: z.object({}),
+  output: z.object({}),
+  rejections: { Short: z.object({ by: z.string().transform(Number), of: z.number().default(1) }) },
+});
+export function short(error: unknown): number {
+  if (!isRejection(error, count, 'Short')) return 0;
+  // @ts-expect-error it may not be there
+  const of: number = error.data.of;
+  // @ts-expect-error it is a text
+  const by: number = error.data.by;
+  return Number(error.data.by) + (error.data.of ?? 1) + of + by;
+}
 export function narrowed(error: unknown): string {
   // @ts-expect-error a code that the contract does not have
   if (isRejection(error, reserve, 'OutOfMoney')) return 'none';
