@@ -323,6 +323,8 @@ async function inTransaction<T>(
   work: (client: pg.PoolClient) => Promise<T>,
 ): Promise<T> {
   const client = await pool.connect();
+  // One that can't be rolled back is still in its transaction: an append must not get it.
+  let broken = false;
   try {
     await client.query('BEGIN');
     // Waiting for another node's pass is no trouble to anyone; waiting for a table is, hence the second limit.
@@ -332,9 +334,9 @@ async function inTransaction<T>(
     await client.query('COMMIT');
     return result;
   } catch (error) {
-    await client.query('ROLLBACK').catch(() => undefined);
+    await client.query('ROLLBACK').catch(() => (broken = true));
     throw error;
   } finally {
-    client.release();
+    client.release(broken);
   }
 }

@@ -110,7 +110,7 @@ export class Database {
       try {
         return await client.query<R>(query);
       } catch (error) {
-        broken = isConnectionError(error);
+        broken = isConnectionError(error) || sqlState(error) === ABORTED;
         silent = isSilence(error);
         throw mapError(error, intent);
       } finally {
@@ -193,9 +193,14 @@ export function isConnectionError(error: unknown): boolean {
   return SOCKET_ERRORS.has(code ?? '') || CONNECTION_WORDS.test(message ?? '');
 }
 
-/** The server said no and rolled back, but for reasons that pass. 25006: a standby after a failover. */
+/** The connection stands in a transaction that failed, and refuses all else until someone rolls it back: it is of no use. */
+const ABORTED = '25P02';
+/** Reasons that pass beside a want of resources and conflicts: taken too long, a standby after a failover, a spoilt connection. */
+const PASSING: ReadonlySet<string> = new Set(['57014', '25006', ABORTED]);
+
+/** The server said no and rolled back, but for reasons that pass. */
 function isPassing(state: string): boolean {
-  return state.startsWith('53') || state === '57014' || state === '25006' || CONFLICTS.has(state);
+  return state.startsWith('53') || PASSING.has(state) || CONFLICTS.has(state);
 }
 
 /** Wrong password, no such user or no right to log in, no such database: trying again does not help. */

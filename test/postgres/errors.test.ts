@@ -40,7 +40,7 @@ describe('mapError', () => {
     expect(error).not.toBeInstanceOf(CommitUnknownError);
   });
 
-  test.each(['53300', '53100', '57014', '40001', '40P01', '55P03', '25006'])(
+  test.each(['53300', '53100', '57014', '40001', '40P01', '55P03', '25006', '25P02'])(
     '%s: rolled back by the server, may work later',
     (code) => {
       expect(mapError(pgError(code), 'write')).toMatchObject({

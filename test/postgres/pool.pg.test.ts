@@ -1,7 +1,7 @@
-/** Connections that die while nobody waits for an answer on them. */
+/** Connections that die while nobody waits for an answer on them, and such as are of no use any more. */
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
-import { createPool, Database } from '../../engine/postgres/index.ts';
+import { createPool, Database, openPostgres } from '../../engine/postgres/index.ts';
 import { PgProxy } from '../support/pg-proxy.ts';
 import { testDatabase } from '../support/postgres.ts';
 
@@ -43,6 +43,48 @@ test('when one line has died without a word, the idle ones beside it cost nobody
   } finally {
     await pool.end();
     await proxy.close();
+    await db.drop();
+  }
+});
+
+test('a connection whose transaction can not be rolled back is not given to the next one', async () => {
+  const db = await testDatabase();
+  const proxy = await PgProxy.start(db.url);
+  const ports = await openPostgres({ url: proxy.url, shards: 2, migrate: false, max: 1 });
+  // A week that is missing is made, in a transaction, over the one connection that there is.
+  const { rows } = await db.pool.query<{ name: string }>(
+    `SELECT max(c.relname) AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE i.inhparent = 'sagax.snapshots'::regclass AND c.relname ~ '[0-9]$'`,
+  );
+  await db.pool.query(`DROP TABLE sagax.${rows[0]?.name}`);
+  const left = new Set(['SELECT pg_advisory_xact_lock($1)', 'ROLLBACK']);
+  proxy.plan = ({ text }) => (left.delete(text) ? { kind: 'error', code: '57014' } : null);
+  try {
+    await expect(ports.maintain()).rejects.toMatchObject({ code: 'DATABASE_UNAVAILABLE' });
+    expect(left.size).toBe(0);
+    expect(await ports.shardLeases.acquire(0, 'me', 60_000)).toMatchObject({ shard: 0 });
+    expect((await ports.maintain()).created).toEqual([rows[0]?.name]);
+  } finally {
+    await ports.close();
+    await proxy.close();
+    await db.drop();
+  }
+});
+
+test('a connection that stands in an aborted transaction costs one call, not all that follow', async () => {
+  const db = await testDatabase();
+  const pool = createPool({ url: db.url, max: 1 });
+  const database = new Database(pool);
+  try {
+    const client = await pool.connect();
+    await client.query('BEGIN');
+    await expect(client.query('SELECT 1 / 0')).rejects.toMatchObject({ code: '22012' });
+    client.release();
+    const one = { text: 'SELECT 1 AS one' };
+    await expect(database.write(one)).rejects.toMatchObject({ code: 'DATABASE_UNAVAILABLE' });
+    expect(await database.read(one)).toEqual([{ one: 1 }]);
+  } finally {
+    await pool.end();
     await db.drop();
   }
 });
