@@ -2,8 +2,8 @@
  * The clockwork of group membership: renews leases, looks at the groups, rebalances; for all subscriptions.
  *
  * Guards that leases are renewed well within their time, and that an idle process asks little: one look
- * every LOOK_MS, one renewal every third of a lease. While the database is away it tries on; leases that
- * ran out meanwhile and that another member took are found lost by the next renewal.
+ * every LOOK_MS, one renewal every third of a lease, and one for a member that is not known yet. While the database
+ * is away it tries on; leases that ran out meanwhile and that another member took are found lost by the next renewal.
  */
 import type { BusGroups, Held } from './bus-groups.ts';
 import type { BusLog } from './bus-log.ts';
@@ -18,6 +18,8 @@ export class BusMembership {
   readonly #bell: () => Promise<string | null>;
   readonly #log: BusLog;
   readonly #renewMs: number;
+  /** Members that a renewal has made known to the others. */
+  readonly #known = new WeakSet<PostgresSubscription>();
   #lastRenewal = Number.NEGATIVE_INFINITY;
   #closed = false;
   #woken = false;
@@ -39,9 +41,8 @@ export class BusMembership {
     this.#log = log;
   }
 
-  /** Looks at once. @param joined whether a member of this process is new: it is made known first */
-  wake(joined = false): void {
-    if (joined) this.#lastRenewal = Number.NEGATIVE_INFINITY;
+  /** Looks at once; a member of this process that is new is made known first. */
+  wake(): void {
     this.#woken = true;
     this.#endSleep?.();
     if (!this.#closed) this.#loop ??= this.#run();
@@ -64,14 +65,16 @@ export class BusMembership {
   }
 
   async #round(): Promise<void> {
-    const known: PostgresSubscription[] = [];
+    const registered: PostgresSubscription[] = [];
     for (const subscription of this.#subscriptions()) {
-      if (await subscription.register()) known.push(subscription);
+      if (await subscription.register()) registered.push(subscription);
     }
-    if (known.length === 0) return;
-    if (performance.now() - this.#lastRenewal >= this.#renewMs) await this.#renew(known);
-    const views = await this.#groups.view([...new Set(known.map(({ group }) => group))]);
-    for (const subscription of known) {
+    if (registered.length === 0) return;
+    const isDue = performance.now() - this.#lastRenewal >= this.#renewMs;
+    if (isDue || registered.some((subscription) => !this.#known.has(subscription)))
+      await this.#renew(registered);
+    const views = await this.#groups.view([...new Set(registered.map(({ group }) => group))]);
+    for (const subscription of registered) {
       const view = views.get(subscription.group);
       if (view !== undefined) await subscription.rebalance(view);
     }
@@ -86,6 +89,7 @@ export class BusMembership {
     subscriptions.forEach((subscription, i) =>
       subscription.dropLost(renewed, asked[i] as readonly Held[]),
     );
+    for (const subscription of subscriptions) this.#known.add(subscription);
     this.#lastRenewal = started;
   }
 

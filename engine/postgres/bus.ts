@@ -130,7 +130,7 @@ class PostgresBusAdapter implements PostgresBus, Neighbour {
     });
     this.#subscriptions.add(subscription);
     enlist(this.#url, this);
-    this.#membership.wake(true);
+    this.#membership.wake();
     return subscription;
   }
 

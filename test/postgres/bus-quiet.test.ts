@@ -97,28 +97,9 @@ it('asks at most four times a second when nothing happens, leases included', asy
     () => subscriptions.flatMap((subscription) => subscription.lanes()),
     (error) => expect.unreachable(String(error)),
   );
-  const membership = new BusMembership(
-    groups,
-    5_000,
-    () => subscriptions,
-    () => Promise.resolve(null),
-    SILENT_LOG,
-  );
-  subscriptions.push(
-    new PostgresSubscription(
-      'me',
-      { group: 'g', topics: ['t'], onBatch: () => Promise.resolve() },
-      {
-        topics: new BusTopics(database),
-        groups,
-        log: SILENT_LOG,
-        wakePoller: () => poller.wake(),
-        membershipChanged: () => undefined,
-        closed: () => undefined,
-      },
-    ),
-  );
-  membership.wake(true);
+  const membership = membershipOf(groups, subscriptions);
+  subscriptions.push(memberOf('me', database, groups, () => poller.wake()));
+  membership.wake();
   await vi.advanceTimersByTimeAsync(5_000);
   expect(subscriptions[0]?.assigned()).toHaveLength(2);
   database.asked.length = 0;
@@ -131,6 +112,38 @@ it('asks at most four times a second when nothing happens, leases included', asy
   expect(count('bus-view')).toBeGreaterThanOrEqual(25);
   expect(count('bus-renew')).toBeGreaterThanOrEqual(9);
   await Promise.all([close(poller), membership.close()]);
+});
+
+it('makes a member that joins during a renewal, or whose topic comes later, known at once', async () => {
+  const database = new CountingDatabase();
+  const groups = new BusGroups(database, 5_000);
+  const renewed: (readonly string[])[] = [];
+  vi.spyOn(groups, 'renew').mockImplementation(async (members) => {
+    renewed.push(members.map(({ member }) => member));
+    await pgSleep(100);
+    return new Set();
+  });
+  const subscriptions = [memberOf('me', database, groups)];
+  const membership = membershipOf(groups, subscriptions);
+  membership.wake();
+  await vi.advanceTimersByTimeAsync(50);
+  expect(renewed.splice(0)).toEqual([['me']]);
+  subscriptions.push(memberOf('new', database, groups));
+  membership.wake();
+  await vi.advanceTimersByTimeAsync(60);
+  expect(renewed.splice(0)).toEqual([['me', 'new']]);
+
+  const late = memberOf('late', database, groups);
+  vi.spyOn(late, 'register').mockResolvedValueOnce(false);
+  subscriptions.push(late);
+  await vi.advanceTimersByTimeAsync(1_700);
+  expect(renewed.splice(0)).toEqual([['me', 'new', 'late']]);
+  // Then all of them, each third of a lease.
+  await vi.advanceTimersByTimeAsync(1_500);
+  expect(renewed).toEqual([]);
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(renewed).toHaveLength(1);
+  await membership.close();
 });
 
 it.each([144, 2_000])(
@@ -160,6 +173,36 @@ it.each([144, 2_000])(
     await close(poller);
   },
 );
+
+function membershipOf(groups: BusGroups, subscriptions: PostgresSubscription[]): BusMembership {
+  return new BusMembership(
+    groups,
+    5_000,
+    () => subscriptions,
+    () => Promise.resolve(null),
+    SILENT_LOG,
+  );
+}
+
+function memberOf(
+  member: string,
+  database: Database,
+  groups: BusGroups,
+  wakePoller: () => void = () => undefined,
+): PostgresSubscription {
+  return new PostgresSubscription(
+    member,
+    { group: 'g', topics: ['t'], onBatch: () => Promise.resolve() },
+    {
+      topics: new BusTopics(database),
+      groups,
+      log: SILENT_LOG,
+      wakePoller,
+      membershipChanged: () => undefined,
+      closed: () => undefined,
+    },
+  );
+}
 
 function laneOf(
   partitionId: number,
