@@ -19,13 +19,9 @@ import { postgresReader } from './inspect.ts';
 import { ensureMembership, WHOLE_LOG, type JoinOptions, type Place } from './membership.ts';
 import { checkSchema, migrate } from './migrate.ts';
 import { postgresNodeIds } from './node-ids.ts';
-import {
-  dropOldPartitions,
-  ensurePartitions,
-  type OldPartition,
-  type PartitionReport,
-} from './partitions.ts';
+import { ensurePartitions, type PartitionReport } from './partitions.ts';
 import { createPool, Database, type PoolOptions } from './pool.ts';
+import { dropOldPartitions, type RetentionOptions, type RetentionReport } from './retention.ts';
 import { ensureShards, postgresShardLeases } from './shard-leases.ts';
 import { postgresStartKeys } from './start-keys.ts';
 
@@ -40,19 +36,12 @@ export interface PostgresOptions extends PoolOptions {
   place?: Place & JoinOptions;
 }
 
-export interface MaintenanceOptions {
+export interface MaintenanceOptions extends RetentionOptions {
   /** Drops weeks of ended sagas that are older than this. Default: nothing is dropped. */
   retentionMs?: number;
-  /** Leaves the start keys of dropped weeks: sagas of other databases may have them. */
-  keepStartKeys?: boolean;
 }
 
-export interface MaintenanceReport extends PartitionReport {
-  /** Starts of the weeks that were dropped, ms. */
-  dropped: number[];
-  /** Weeks over their time that something keeps. */
-  refused: OldPartition[];
-}
+export type MaintenanceReport = PartitionReport & RetentionReport;
 
 export interface PostgresPorts {
   /** For the Postgres bus, and for looks into the tables. Closed by `close`. */
@@ -108,11 +97,12 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresPo
       deadLetters: postgresDeadLetters(db),
       apiKeys: postgresApiKeys(db),
       auditLog: postgresAuditLog(db),
-      maintain: async ({ retentionMs, keepStartKeys = false } = {}) => {
+      maintain: async ({ retentionMs, ...options } = {}) => {
         const made = await ensurePartitions(pool);
         if (retentionMs === undefined) return { ...made, dropped: [], refused: [] };
         const before_ms = clock.now() - retentionMs;
-        return { ...made, ...(await dropOldPartitions(pool, before_ms, { keepStartKeys })) };
+        const done = await dropOldPartitions(pool, before_ms, options);
+        return { ...made, ...done, skipped: [...made.skipped, ...done.skipped] };
       },
       close: async () => {
         clock.close();
@@ -141,5 +131,5 @@ async function checkDurable(db: Database): Promise<void> {
 export { startEmbeddedPostgres, type EmbeddedOptions, type EmbeddedPostgres } from './embedded.ts';
 export { checkSchema, migrate } from './migrate.ts';
 export { createPool, Database, mapError, retryConflicts, type PoolOptions } from './pool.ts';
-export { listOldPartitions } from './partitions.ts';
+export { listOldPartitions } from './retention.ts';
 export type { DatabaseClock } from './clock.ts';

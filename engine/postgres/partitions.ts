@@ -1,18 +1,16 @@
 /**
- * Weekly partitions of the tables that are kept by saga id, which is time: made ahead, dropped when old.
+ * Weekly partitions of the tables that are kept by saga id, which is time: made ahead; dropped by retention.ts.
  *
- * Guards that an insert never waits for a partition (the default one takes what has none), that many
- * nodes may run it at once, and that no partition is dropped while it holds a live saga or an event
- * that is not on the bus yet (I10).
+ * Guards that an insert never waits for a partition (the default one takes what has none), and that many
+ * nodes may run it at once.
  */
 import type pg from 'pg';
 import { composeSnowflake, parseSnowflake, SNOWFLAKE_EPOCH_MS } from '../core/ids.ts';
-import { OUTBOX_EVENTS } from '../ports.ts';
 import { mapError, sqlState } from './pool.ts';
 
-const WEEK_MS = 7 * 24 * 3_600_000;
+export const WEEK_MS = 7 * 24 * 3_600_000;
 /** 1970-01-05, a Monday: weeks begin on Mondays, UTC. */
-const FIRST_MONDAY_MS = 4 * 24 * 3_600_000;
+export const FIRST_MONDAY_MS = 4 * 24 * 3_600_000;
 /** This week and the next two: maintenance may be away for a fortnight before the default partition fills. */
 const WEEKS_AHEAD = 2;
 /** Weeks made in one pass for rows that the default partition took; the next pass goes on. */
@@ -21,7 +19,7 @@ const MAX_WEEKS_PER_PASS = 60;
 const MAX_ROWS_MOVED = 50_000;
 /** Short, since everything behind a waiting ACCESS EXCLUSIVE lock waits too. The next pass tries again. */
 const DDL_LOCK_TIMEOUT_MS = 2_000;
-const LOCKED = 'the table was locked by a long transaction; the next pass tries again';
+export const LOCKED = 'the table was locked by a long transaction; the next pass tries again';
 /** Key of the advisory lock under which partitions are made and dropped: "parts" in ASCII. */
 const LOCK_KEY = 0x70_61_72_74_73;
 
@@ -31,12 +29,20 @@ const TABLES = {
   snapshots: { fillfactor: 70, key: null },
 } as const;
 type TableName = keyof typeof TABLES;
-const TABLE_NAMES = Object.keys(TABLES) as TableName[];
+/** In the order in which an append locks them. */
+export const TABLE_NAMES = Object.keys(TABLES) as TableName[];
 
 export interface PartitionReport {
   created: string[];
-  /** Not made now: too many rows in the default partition, or a lock that did not come free. */
-  skipped: { name: string; reason: string }[];
+  skipped: Skipped[];
+}
+
+/** What this pass left to the next one. */
+export interface Skipped {
+  /** A partition that was not made, or the table that has rows left to delete. */
+  name: string;
+  /** Too many rows in the default partition, a lock that did not come free, a statement that Postgres refused. */
+  reason: string;
 }
 
 /** Start of the week that `ms` is in. */
@@ -44,22 +50,19 @@ export function weekOf(ms: number): number {
   return Math.floor((ms - FIRST_MONDAY_MS) / WEEK_MS) * WEEK_MS + FIRST_MONDAY_MS;
 }
 
-function bounds(week_ms: number): { from: string; to: string } {
+/** The ids of a week: from the first one up to, but without, the second. */
+export function bounds(week_ms: number): { from: string; to: string } {
   const at = (ms: number): string => composeSnowflake(Math.max(ms, SNOWFLAKE_EPOCH_MS), 0, 0);
   return { from: at(week_ms), to: at(week_ms + WEEK_MS) };
 }
 
-function partitionName(table: TableName, week_ms: number): string {
+export function partitionName(table: TableName, week_ms: number): string {
   return `${table}_${new Date(week_ms).toISOString().slice(0, 10).replaceAll('-', '')}`;
 }
 
 /** Name of the partition that the saga's summary belongs in; there is one until retention drops the week. */
 export function summariesOf(sagaId: string): string {
   return partitionName('sagas', weekOf(parseSnowflake(sagaId).ms));
-}
-
-function weekOfName(name: string): number {
-  return Date.parse(name.replace(/^sagas_(\d{4})(\d{2})(\d{2})$/, '$1-$2-$3T00:00:00Z'));
 }
 
 /**
@@ -162,163 +165,8 @@ async function build(
   return 'made';
 }
 
-export interface OldPartition {
-  /** Start of the week, ms. */
-  weekMs: number;
-  sagas: number;
-  /** Why it can't be dropped; null when it can. */
-  refusal: string | null;
-}
-
-/** Weeks that ended before `beforeMs`, oldest first, with what keeps them. */
-export async function listOldPartitions(pool: pg.Pool, beforeMs: number): Promise<OldPartition[]> {
-  const { rows } = await pool.query<{ name: string }>(
-    `SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-     WHERE i.inhparent = 'sagax.sagas'::regclass AND c.relname ~ '^sagas_[0-9]{8}$' ORDER BY 1`,
-  );
-  const old: OldPartition[] = [];
-  for (const { name } of rows) {
-    const week_ms = weekOfName(name);
-    if (week_ms + WEEK_MS > beforeMs) continue;
-    old.push({ weekMs: week_ms, ...(await whatKeeps(pool, week_ms)) });
-  }
-  return old;
-}
-
-async function whatKeeps(
-  client: pg.Pool | pg.PoolClient,
-  week_ms: number,
-): Promise<{ sagas: number; refusal: string | null }> {
-  const { from, to } = bounds(week_ms);
-  const { rows } = await client.query<{
-    sagas: number;
-    live: number;
-    timers: number;
-    unpublished: number;
-  }>(
-    `SELECT
-       (SELECT count(*)::int FROM sagax.sagas WHERE saga_id >= $1 AND saga_id < $2) AS sagas,
-       (SELECT count(*)::int FROM sagax.sagas WHERE saga_id >= $1 AND saga_id < $2
-          AND status NOT IN ('completed', 'compensated')) AS live,
-       (SELECT count(*)::int FROM sagax.wakeups WHERE saga_id >= $1 AND saga_id < $2) AS timers,
-       (SELECT count(*)::int FROM sagax.shard_positions p JOIN sagax.events e
-          ON e.shard = p.shard AND e.shard_seq > p.published_seq AND e.type = ANY($3)
-          WHERE e.saga_id >= $1 AND e.saga_id < $2) AS unpublished`,
-    [from, to, [...OUTBOX_EVENTS]],
-  );
-  const row = rows[0] ?? { sagas: 0, live: 0, timers: 0, unpublished: 0 };
-  const reasons = [
-    row.live > 0 ? `${row.live} sagas have not ended` : '',
-    row.timers > 0 ? `${row.timers} timers are set` : '',
-    row.unpublished > 0 ? `${row.unpublished} events are not on the bus yet` : '',
-  ].filter((reason) => reason !== '');
-  return { sagas: row.sagas, refusal: reasons.length === 0 ? null : reasons.join('; ') };
-}
-
-/**
- * Drops the weeks that ended before `beforeMs` and that nothing keeps, with their start keys. What is
- * dropped is gone. A week that holds a live saga is left whole, with the reason in the answer.
- * @param options.keepStartKeys for a log over several databases: see `dropStartKeys`
- */
-export async function dropOldPartitions(
-  pool: pg.Pool,
-  beforeMs: number,
-  options: { keepStartKeys: boolean } = { keepStartKeys: false },
-): Promise<{ dropped: number[]; refused: OldPartition[] }> {
-  const dropped: number[] = [];
-  const refused: OldPartition[] = [];
-  try {
-    for (const old of await listOldPartitions(pool, beforeMs)) {
-      const drop = (client: pg.PoolClient): Promise<string | null> =>
-        dropWeek(client, old.weekMs, options.keepStartKeys);
-      const kept = await inTransaction(pool, drop).catch((error: unknown) => {
-        if (sqlState(error) === '55P03' || sqlState(error) === '40P01') return LOCKED;
-        throw error;
-      });
-      if (kept === null) dropped.push(old.weekMs);
-      else refused.push({ ...old, refusal: kept });
-    }
-  } catch (error) {
-    throw mapError(error, 'repeatable');
-  }
-  return { dropped, refused };
-}
-
-async function dropWeek(
-  client: pg.PoolClient,
-  week_ms: number,
-  keepStartKeys: boolean,
-): Promise<string | null> {
-  const { from, to } = bounds(week_ms);
-  const names = TABLE_NAMES.map((table) => [table, partitionName(table, week_ms)] as const);
-  const there: (readonly [TableName, string])[] = [];
-  for (const pair of names) {
-    const { rows } = await client.query<{ there: boolean }>(
-      `SELECT to_regclass('sagax.' || $1) IS NOT NULL AS there`,
-      [pair[1]],
-    );
-    if (rows[0]?.there === true) there.push(pair);
-  }
-  // Locked before looking: no append can bring a saga of that week back to life in between.
-  for (const [, name] of there)
-    await client.query(`LOCK TABLE sagax.${name} IN ACCESS EXCLUSIVE MODE`);
-  const { refusal } = await whatKeeps(client, week_ms);
-  if (refusal !== null) return refusal;
-  for (const [table, name] of there) {
-    await client.query(`ALTER TABLE sagax.${table} DETACH PARTITION sagax.${name}`);
-    await client.query(`DROP TABLE sagax.${name}`);
-  }
-  if (!keepStartKeys) {
-    await client.query('DELETE FROM sagax.start_keys WHERE saga_id >= $1 AND saga_id < $2', [
-      from,
-      to,
-    ]);
-  }
-  return null;
-}
-
-/** Starts of the weeks that ended before `beforeMs` and still have a partition or a row, ms. */
-export async function oldWeeks(pool: pg.Pool, beforeMs: number): Promise<number[]> {
-  try {
-    const { rows } = await pool.query<{ name: string | null; low: string | null }>(
-      `SELECT c.relname::text AS name, NULL::bigint AS low FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-         WHERE i.inhparent = 'sagax.sagas'::regclass AND c.relname ~ '^sagas_[0-9]{8}$'
-       UNION ALL SELECT NULL, saga_id FROM sagax.sagas_default WHERE saga_id < $1`,
-      [bounds(weekOf(beforeMs)).from],
-    );
-    const weeks = rows.map(({ name, low }) =>
-      name === null ? weekOf(parseSnowflake(low ?? '0').ms) : weekOfName(name),
-    );
-    return [...new Set(weeks)].filter((week_ms) => week_ms + WEEK_MS <= beforeMs);
-  } catch (error) {
-    throw mapError(error, 'repeatable');
-  }
-}
-
-/**
- * Deletes the start keys of weeks that ended before `beforeMs`, but for those in `kept`. With several databases the
- * keys are in the first, and a week's keys may go only when the week is gone from all: a start that is repeated
- * while its saga lives in another database must find it (I4). Idempotent.
- */
-export async function dropStartKeys(
-  pool: pg.Pool,
-  beforeMs: number,
-  kept: readonly number[],
-): Promise<void> {
-  const ranges = kept.map(bounds);
-  try {
-    await pool.query(
-      `DELETE FROM sagax.start_keys k WHERE k.saga_id < $1 AND NOT EXISTS (
-         SELECT FROM unnest($2::bigint[], $3::bigint[]) AS kept (low, high)
-         WHERE k.saga_id >= kept.low AND k.saga_id < kept.high)`,
-      [bounds(weekOf(beforeMs)).from, ranges.map(({ from }) => from), ranges.map(({ to }) => to)],
-    );
-  } catch (error) {
-    throw mapError(error, 'repeatable');
-  }
-}
-
-async function inTransaction<T>(
+/** One transaction, alone among those that make or drop partitions. */
+export async function inTransaction<T>(
   pool: pg.Pool,
   work: (client: pg.PoolClient) => Promise<T>,
 ): Promise<T> {

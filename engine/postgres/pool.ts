@@ -39,7 +39,7 @@ export type Intent = 'repeatable' | 'write';
 /** How often a statement that lost against another (deadlock, serialization, lock wait) is tried in all. */
 const CONFLICT_ATTEMPTS = 4;
 /** How much later than the server the client gives up: enough for the server's own timeout to arrive. */
-const CLIENT_GRACE_MS = 5_000;
+export const CLIENT_GRACE_MS = 5_000;
 
 export function createPool(options: PoolOptions): pg.Pool {
   const statement_timeout_ms = options.statementTimeoutMs ?? 15_000;

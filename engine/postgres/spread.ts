@@ -12,7 +12,8 @@ import { SagaxError } from '../core/errors.ts';
 import { openPostgres, type PostgresOptions, type PostgresPorts } from './index.ts';
 import { LogPart } from './log-part.ts';
 import { isComplete, markComplete, MAX_LOG_DATABASES, type JoinOptions } from './membership.ts';
-import { dropStartKeys, oldWeeks } from './partitions.ts';
+import type { Skipped } from './partitions.ts';
+import { dropStartKeys, oldWeeks } from './retention.ts';
 import { Parts, spreadEventLog, spreadShardLeases } from './spread-log.ts';
 import { spreadDeadLetters, spreadReader } from './spread-read.ts';
 
@@ -155,39 +156,41 @@ class Spread {
       ...globalPorts(first),
       reader: spreadReader(parts),
       deadLetters: spreadDeadLetters(parts),
-      maintain: (wanted) => this.#maintain(wanted?.retentionMs),
+      maintain: (wanted) => this.#maintain(wanted?.retentionMs, wanted?.signal),
       close: () => this.close(),
     };
   }
 
   /** Every database by itself; start keys go when no database has anything of their week any more. */
-  async #maintain(retentionMs?: number): ReturnType<LogPorts['maintain']> {
+  async #maintain(retentionMs?: number, signal?: AbortSignal): ReturnType<LogPorts['maintain']> {
     await this.#noteComplete();
-    const options = retentionMs === undefined ? {} : { retentionMs, keepStartKeys: true };
+    const options = retentionMs === undefined ? {} : { retentionMs, keepStartKeys: true, signal };
     const done = await Promise.allSettled(
       this.#parts.map((part) => part.ask((ports) => ports.maintain(options))),
     );
     const failed = done.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
-    if (retentionMs !== undefined) await this.#dropStartKeys(retentionMs);
+    const keysLeft =
+      retentionMs === undefined ? [] : await this.#dropStartKeys(retentionMs, signal);
     const reports = done.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
     return {
       created: reports.flatMap(({ created }) => created),
-      skipped: reports.flatMap(({ skipped }) => skipped),
+      skipped: [...reports.flatMap(({ skipped }) => skipped), ...keysLeft],
       dropped: [...new Set(reports.flatMap(({ dropped }) => dropped))].sort((a, b) => a - b),
       refused: reports.flatMap(({ refused }) => refused),
     };
   }
 
-  async #dropStartKeys(retentionMs: number): Promise<void> {
+  async #dropStartKeys(retentionMs: number, signal?: AbortSignal): Promise<Skipped[]> {
     const [first] = this.#parts;
-    await first?.ask(async ({ pool, clock }) => {
+    const left = await first?.ask(async ({ pool, clock }) => {
       const before_ms = clock.now() - retentionMs;
       const kept = await Promise.all(
         this.#parts.map((part) => part.ask((ports) => oldWeeks(ports.pool, before_ms))),
       );
-      await dropStartKeys(pool, before_ms, kept.flat());
+      return dropStartKeys(pool, before_ms, kept.flat(), signal);
     });
+    return left ?? [];
   }
 }
 

@@ -1,7 +1,8 @@
 /** Weekly partitions: made ahead by many nodes at once, dropped only when nothing keeps them. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
-import { ensurePartitions, listOldPartitions, weekOf } from '../../engine/postgres/partitions.ts';
+import { ensurePartitions, weekOf } from '../../engine/postgres/partitions.ts';
+import { listOldPartitions } from '../../engine/postgres/retention.ts';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
 import { noted, requested, sagaId, summary, T0, taken, Writer } from './fixtures.ts';
 
