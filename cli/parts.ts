@@ -8,9 +8,7 @@ import { createEngine, type Engine } from '../engine/runtime/engine.ts';
 import { createSnowflakes } from '../engine/runtime/snowflake.ts';
 import { accessOf, type ApiCommand } from './access.ts';
 import type { Closers, Connections } from './connect.ts';
-
-/** How often partitions are made ahead and old ones dropped. */
-const MAINTENANCE_MS = 3_600_000;
+import { keepMaintained } from './upkeep.ts';
 
 export async function startEngine(
   connections: Connections,
@@ -35,34 +33,14 @@ export async function startEngine(
     cacheCapacity: settings.SAGAX_CACHE_SAGAS,
   });
   await engine.start();
+  // Closed after the engine: what it has under way may take long, and shards are given back at once.
+  keepMaintained(connections, closers);
   closers.add(() => engine.drain());
   telemetry.gauge('shards_held', 'Shards that this node holds.', () => engine.shards().length);
   telemetry.gauge('cached_sagas', 'Live sagas in memory.', () =>
     engine.shards().reduce((sum, shard) => sum + shard.cachedSagas, 0),
   );
-  keepMaintained(connections, closers);
   return engine;
-}
-
-/** Partitions ahead, retention; any number of nodes may do it. */
-function keepMaintained({ postgres, settings, telemetry }: Connections, closers: Closers): void {
-  const stop = new AbortController();
-  const days = settings.SAGAX_RETENTION_DAYS;
-  const run = async (): Promise<void> => {
-    while (!stop.signal.aborted) {
-      try {
-        await postgres.maintain(days === undefined ? {} : { retentionMs: days * 86_400_000 });
-      } catch (error) {
-        telemetry.log.warn({ err: error }, 'maintenance failed; it is tried again');
-      }
-      await postgres.clock.sleep(MAINTENANCE_MS, stop.signal);
-    }
-  };
-  const running = run();
-  closers.add(() => {
-    stop.abort();
-    return running;
-  });
 }
 
 /** @returns the URL that it listens on. @throws SagaxError PORT_TAKEN, CONFIG_INVALID */
