@@ -51,8 +51,12 @@ export interface Original {
 
 export type Claim = { claimed: true; fencingToken: string } | { claimed: false; row: BarrierRow };
 
-/** The barrier inside one open transaction; `tx` is what handlers work through. */
+/** The barrier inside one open transaction. */
 export interface Barrier<Tx> {
+  /**
+   * What the handler works through. Dead once its result is told (`rollbackToSavepoint`, `answer`) or `work` has ended:
+   * branches of it that still go on reach nothing.
+   */
   readonly tx: Tx;
   /**
    * Change instead of check: inserts the row unless it is there, and waits for another transaction that

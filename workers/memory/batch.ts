@@ -63,7 +63,7 @@ class MemoryPart implements Part<MemoryTx> {
   constructor(transaction: MemoryTransaction, wayBack: boolean) {
     this.#transaction = transaction;
     this.#wayBack = wayBack;
-    const { tx } = transaction;
+    const tx = transaction.handle(() => this.#open);
     this.tx = {
       get: (key) => this.#use(() => tx.get(key)),
       set: (key, value) => this.#use(() => tx.set(key, value)),
@@ -82,11 +82,10 @@ class MemoryPart implements Part<MemoryTx> {
   }
 
   async #use<T>(run: () => Promise<T>): Promise<T> {
-    this.#saved ??= this.#wayBack ? this.#transaction.savepoint() : Promise.resolve();
-    await this.#saved;
-    if (!this.#open) {
-      throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');
+    if (this.#open) {
+      this.#saved ??= this.#wayBack ? this.#transaction.savepoint() : Promise.resolve();
     }
+    await this.#saved;
     return run();
   }
 }

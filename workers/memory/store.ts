@@ -67,6 +67,7 @@ export class MemoryStore implements ParticipantStore<MemoryTx> {
     this.#open.add(transaction);
     try {
       const result = await work(transaction);
+      transaction.endUse();
       await this.#pass('commit', () => transaction.commit());
       return result;
     } finally {

@@ -38,16 +38,28 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
   #saved: Changes | null = null;
   #unlockValues: Promise<() => void> | null = null;
   #open = true;
+  #inUse = true;
 
   constructor(session: Session) {
     this.#session = session;
-    this.tx = {
-      get: (key) => this.#use('tx.get', () => this.#get(key)),
-      set: (key, value) =>
-        this.#use('tx.set', () => void this.#values.set(key, toJson(value, key))),
-      delete: (key) => this.#use('tx.delete', () => void this.#values.set(key, undefined)),
-      list: (prefix) => this.#use('tx.list', () => this.#list(prefix)),
+    this.tx = this.handle(() => this.#inUse);
+  }
+
+  /** What one handler works through while `isOpen` says so; what it had begun before is refused from then on too. */
+  handle(isOpen: () => boolean): MemoryTx {
+    const use = <T>(operation: string, run: () => T): Promise<T> =>
+      this.#use(operation, isOpen, run);
+    return {
+      get: (key) => use('tx.get', () => this.#get(key)),
+      set: (key, value) => use('tx.set', () => void this.#values.set(key, toJson(value, key))),
+      delete: (key) => use('tx.delete', () => void this.#values.set(key, undefined)),
+      list: (prefix) => use('tx.list', () => this.#list(prefix)),
     };
+  }
+
+  /** From here on the handle that the handler has is dead. */
+  endUse(): void {
+    this.#inUse = false;
   }
 
   insert(entry: BarrierEntry, state: 'running' | 'superseded'): Promise<boolean> {
@@ -85,6 +97,7 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
   }
 
   answer(commandId: string, answer: Answer): Promise<void> {
+    this.endUse();
     return this.#pass('answer', () => {
       const row = this.#rows.get(commandId);
       if (row === undefined)
@@ -101,6 +114,7 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
   }
 
   rollbackToSavepoint(): Promise<void> {
+    this.endUse();
     return this.#pass('rollbackToSavepoint', () => {
       this.#values = new Map(this.#saved ?? []);
     });
@@ -138,11 +152,12 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
     this.#unlock.set(commandId, unlock);
   }
 
-  async #use<T>(operation: string, run: () => T): Promise<T> {
+  async #use<T>(operation: string, isOpen: () => boolean, run: () => T): Promise<T> {
+    assertUsable(isOpen());
     return this.#pass(operation, async () => {
       this.#unlockValues ??= this.#session.database.lockValues();
       await this.#unlockValues;
-      this.#assertOpen();
+      assertUsable(this.#open && isOpen());
       return run();
     });
   }
@@ -155,9 +170,7 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
   }
 
   #assertOpen(): void {
-    if (!this.#open) {
-      throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');
-    }
+    assertUsable(this.#open);
   }
 
   #get(key: string): Json | undefined {
@@ -175,6 +188,11 @@ export class MemoryTransaction implements Barrier<MemoryTx> {
     }
     return found;
   }
+}
+
+function assertUsable(isOpen: boolean): void {
+  if (isOpen) return;
+  throw new Error('The transaction has ended; a handler must not use `tx` after it returned.');
 }
 
 /** Whether a claim may be made or taken over. */

@@ -86,14 +86,16 @@ export class PostgresStore implements ParticipantStore<PgTx> {
   transaction<T>(work: (barrier: Barrier<PgTx>) => Promise<T>): Promise<T> {
     return this.#inTransaction(async (client, begun) => {
       const barrier = new PostgresBarrier(client, this.#names, begun);
+      let result: T;
       try {
-        const result = await work(barrier);
-        await begun;
-        await commit(client);
-        return result;
+        result = await work(barrier);
       } finally {
+        // Before the COMMIT is sent: what came behind it would be on its own, outside of any transaction.
         barrier.close();
       }
+      await begun;
+      await commit(client);
+      return result;
     });
   }
 

@@ -109,6 +109,7 @@ export class PostgresBarrier implements Barrier<PgTx> {
   }
 
   async answer(commandId: string, answer: Answer): Promise<void> {
+    this.close();
     const { rowCount } = await this.#client.query({
       name: `sagax-answer-${this.#names.key}`,
       text: `UPDATE ${this.#names.inbox}
@@ -125,6 +126,8 @@ export class PostgresBarrier implements Barrier<PgTx> {
   }
 
   async rollbackToSavepoint(): Promise<void> {
+    // The connection does its statements in order: what was given before this is taken back, and nothing comes after it.
+    this.close();
     await this.#client.query(`ROLLBACK TO SAVEPOINT ${SAVEPOINT}`);
   }
 

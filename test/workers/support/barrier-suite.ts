@@ -4,7 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { CommandBody, ReplyBody } from '../../../engine/core/wire.ts';
 import { effect, transactional, type Handler } from '../../../workers/handlers.ts';
-import type { BarrierEntry, ParticipantStore } from '../../../workers/ports.ts';
+import type { Barrier, BarrierEntry, ParticipantStore } from '../../../workers/ports.ts';
 import { BOOK, charge, commandFor, refund, release, reserve } from './contracts.ts';
 import { executions } from './executions.ts';
 import type { StoreRig } from './stores.ts';
@@ -235,6 +235,34 @@ export function barrierSuite<Tx>(
     });
   });
 
+  test(`${name}, ${way}: branches of a handler that was rejected write nothing after it`, async () => {
+    const sagaId = nextSaga();
+    let branches: Promise<PromiseSettledResult<void>[]> | undefined;
+    const rejecting = transactional<typeof reserve, Tx>(reserve, async ({ tx, reject }) => {
+      const goingOn = async (): Promise<void> => {
+        for (;;) await rig.add(tx, sagaId, 1);
+      };
+      const failing = async (): Promise<void> => {
+        await rig.add(tx, sagaId, 1);
+        throw new Error('the other half is impossible');
+      };
+      const going = Array.from({ length: 4 }, goingOn);
+      branches = Promise.allSettled(going);
+      return Promise.all([...going, failing()]).then(
+        () => ({ reservation: 'never' }),
+        () => reject('SoldOut', { left: 0 }),
+      );
+    });
+    const command = commandFor(reserve, { sagaId });
+    const world = executions(rig, store, [rejecting], way);
+    expect(await world.run(command)).toMatchObject({ outcome: 'rejected' });
+    for (const branch of (await branches) ?? []) {
+      expect(branch).toMatchObject({ reason: { message: expect.stringMatching(/has ended/) } });
+    }
+    expect(await rig.count(sagaId)).toBe(0);
+    expect((await rig.row(command.commandId))?.state).toBe('rejected');
+  });
+
   if (way === 'in batches') return;
 
   describe(`${name}: store conformance`, () => {
@@ -352,6 +380,33 @@ export function barrierSuite<Tx>(
       const kept = await store.transaction(async (barrier) => barrier.tx);
       await expect((async () => rig.add(kept, sagaId, 1))()).rejects.toThrow(/has ended/);
       expect(await rig.count(sagaId)).toBe(0);
+    });
+
+    test.each(['rejected', 'done'] as const)('tx is dead once it is told %s', async (state) => {
+      const sagaId = nextSaga();
+      const entry = entryOf(commandFor(reserve, { sagaId }));
+      const late = async (barrier: Barrier<Tx>): Promise<void> => {
+        await expect((async () => rig.add(barrier.tx, sagaId, 1))()).rejects.toThrow(/has ended/);
+      };
+      await store.transaction(async (barrier) => {
+        await barrier.insert(entry, 'running');
+        await barrier.savepoint();
+        if (state === 'rejected') {
+          const failure = { code: 'No', message: '' };
+          const told = barrier.rollbackToSavepoint();
+          await late(barrier);
+          await told;
+          await late(barrier);
+          await barrier.answer(entry.commandId, { state, failure });
+        } else {
+          const told = barrier.answer(entry.commandId, { state, output: 1 });
+          await late(barrier);
+          await told;
+        }
+        await late(barrier);
+      });
+      expect(await rig.count(sagaId)).toBe(0);
+      expect((await rig.row(entry.commandId))?.state).toBe(state);
     });
 
     test('a dead letter is kept once, whatever is in it', async () => {
