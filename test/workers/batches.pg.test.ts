@@ -71,10 +71,15 @@ function inOne(pipeline: boolean): void {
     return { replies, commands, outcomes: replies.map(({ outcome }) => outcome) };
   };
 
-  test('a setting of one is not there for the next', async () => {
+  test.each([
+    `SELECT set_config('app.tenant', 'a', true)`,
+    `/* shop /* eu */ */ SET LOCAL app.tenant = 'a'`,
+    `-- name: SetTenant :exec\nSET LOCAL app.tenant = 'a'`,
+    `SELECT 1; SET LOCAL app.tenant = 'a'`,
+  ])('a setting of one is not there for the next: %j', async (setting) => {
     const seen: string[] = [];
     const { outcomes } = await together(['a', 'look', 'look'], async ({ tx, input }) => {
-      if (input.item === 'a') await tx.query(`SELECT set_config('app.tenant', 'a', true)`);
+      if (input.item === 'a') await tx.query(setting);
       const { rows } = await tx.query<{ tenant: string | null }>(
         `SELECT current_setting('app.tenant', true) AS tenant`,
       );

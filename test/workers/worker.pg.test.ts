@@ -178,6 +178,17 @@ describe('conflicts', () => {
   });
 });
 
+/** A statement that does not show its text, as a query object of another library may not. */
+function unseen(text: string, done: () => void): pg.Submittable {
+  const query = Object.assign(new pg.Query(text), { callback: done });
+  return new Proxy(query, {
+    get: (of, name): unknown => {
+      const value: unknown = name === 'text' ? undefined : Reflect.get(of, name);
+      return typeof value === 'function' ? value.bind(of) : value;
+    },
+  });
+}
+
 describe('handlers that misuse their transaction', () => {
   test.each([
     'COMMIT',
@@ -186,6 +197,9 @@ describe('handlers that misuse their transaction', () => {
     'BEGIN',
     'ROLLBACK AND CHAIN',
     "prepare transaction 'x'",
+    '/* done */ COMMIT',
+    '-- name: Finish :exec\nCOMMIT',
+    'SELECT 1; COMMIT',
   ])('%s is refused, and everything rolled back', async (statement) => {
     const handler = reserving(async ({ tx }) => {
       await rig.add(tx, 'sold', 1);
@@ -201,6 +215,19 @@ describe('handlers that misuse their transaction', () => {
       0,
       null,
     ]);
+  });
+
+  test('one that ends it unseen is not answered as a success', async () => {
+    const handler = reserving(async ({ tx }) => {
+      await rig.add(tx, 'sold', 1);
+      await new Promise<void>((resolve) => tx.query(unseen('COMMIT', resolve)));
+    });
+    await bench.start(rig.connect(), [handler]);
+    bench.send(commandFor(reserve));
+    expect((await bench.replies(1))[0]).toMatchObject({
+      outcome: 'failed',
+      failure: { message: expect.stringContaining('has ended its transaction') },
+    });
   });
 
   test('savepoints of its own are its own affair', async () => {

@@ -17,6 +17,7 @@ import {
   type Part,
 } from '../ports.ts';
 import type { TableNames } from './names.ts';
+import { leavesTraces } from './statements.ts';
 import {
   assertAllowed,
   commit,
@@ -31,11 +32,6 @@ import {
 const SAVEPOINT = 'sagax_part';
 /** What a statement fails with whose rows are missing. */
 const DIVISION_BY_ZERO = '22012';
-/**
- * What lasts in a transaction beyond the handler that said it, and could change what a later handler's statements
- * mean: settings (a tenant, a role, a search path), temporary tables. What a function hides is not seen.
- */
-const LEAVES_TRACES = /(?:^|;)\s*(?:set|reset|discard)\s|\bset_config\s*\(|\btemp(?:orary)?\s/i;
 
 /** What is sent within leaves together: a write to the socket costs more than a small statement does. */
 export function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
@@ -242,7 +238,7 @@ class PostgresPart implements Part<PgTx> {
     const text = textOfStatement(args[0]);
     assertAllowed(text);
     this.#used = true;
-    if (text === undefined || LEAVES_TRACES.test(text)) this.#last = true;
+    if (text === undefined || leavesTraces(text)) this.#last = true;
     const run = this.#client.query as (...all: unknown[]) => unknown;
     const result = inOnePacket(this.#client, () => {
       this.#save();

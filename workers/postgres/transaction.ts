@@ -8,14 +8,14 @@ import type pg from 'pg';
 import { SagaxError } from '../../engine/core/errors.ts';
 import type { Answer, Barrier, BarrierEntry, BarrierRow } from '../ports.ts';
 import type { TableNames } from './names.ts';
+import { endsTransaction } from './statements.ts';
 
 /** What handlers work through on `postgresStore`: a `pg` client inside the worker's transaction. */
 export type PgTx = Pick<pg.ClientBase, 'query'>;
 
 const SAVEPOINT = 'sagax_work';
-/** Statements that would end the transaction under the runtime. Savepoints of the handler's own are fine. */
-const ENDS_TRANSACTION =
-  /^\s*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b/i;
+const ENDED =
+  'A statement of the handler has ended its transaction: what it did is committed or rolled back without its answer.';
 
 export const ROW_COLUMNS = `command_id, state, input, answer,
   greatest(0, extract(epoch FROM lease_expires_at - clock_timestamp()) * 1000)::float8 AS lease_remaining_ms`;
@@ -110,6 +110,8 @@ export class PostgresBarrier implements Barrier<PgTx> {
 
   async answer(commandId: string, answer: Answer): Promise<void> {
     this.close();
+    // By what the statements' texts did not show.
+    if (this.#client.getTransactionStatus() === 'I') throw new Error(ENDED);
     const { rowCount } = await this.#client.query({
       name: `sagax-answer-${this.#names.key}`,
       text: `UPDATE ${this.#names.inbox}
@@ -156,7 +158,7 @@ export function textOfStatement(statement: unknown): string | undefined {
 
 /** @throws Error when a handler's statement would end the transaction. */
 export function assertAllowed(text: string | undefined): void {
-  if (text === undefined || !ENDS_TRANSACTION.test(text)) return;
+  if (text === undefined || !endsTransaction(text)) return;
   throw new Error(
     `"${text.trim().slice(0, 40)}" would end the worker's transaction, which commits the work together ` +
       `with its answer. Leave it out; use SAVEPOINT for a part that may fail.`,
