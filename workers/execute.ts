@@ -23,7 +23,7 @@ import { runEffect } from './effects.ts';
 import { CommandFailure, failureOf } from './failures.ts';
 import type { Handler } from './handlers.ts';
 import type { Answer, Barrier, BarrierEntry, BarrierRow, Original } from './ports.ts';
-import { inTransaction, runInside, runTransactional, transact } from './transactions.ts';
+import { inTransaction, runInside, runTransactional } from './transactions.ts';
 
 export type Execution =
   /** `published`: the message has gone out with the commit that stored the answer. */
@@ -150,7 +150,7 @@ async function compensate<Tx>(
     return { verdict: answer, repeated: false };
   };
   if (handler.kind === 'effect') {
-    const prepared = await transact(deps, command.commandId, stop, prepare);
+    const prepared = await inTransaction(deps, command.commandId, undefined, stop, prepare);
     if (isRan(prepared)) return prepared;
     const target = { entry, handler, command, original: prepared, deadlineAt: undefined };
     return runEffect(deps, target, handler, stop, 'wait');
@@ -200,7 +200,7 @@ async function settle<Tx>(
   stop: AbortSignal,
 ): Promise<Ran> {
   const of = ofId(command);
-  const row = await transact(deps, command.commandId, stop, async (barrier) =>
+  const row = await inTransaction(deps, command.commandId, undefined, stop, async (barrier) =>
     (await barrier.insert(supersededEntry(command, of), 'superseded'))
       ? null
       : mustRead(barrier, of),

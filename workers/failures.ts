@@ -18,7 +18,8 @@ export const PARTICIPANT_FAILURES = {
   STILL_RUNNING: 'The step is in flight under a live lease; ask again after it.',
   STILL_PENDING: 'The step was accepted and has not been completed; complete it, then ask again.',
   LEASE_LOST: 'The handler outlived its lease. Call heartbeat(), or give it a longer leaseMs.',
-  HANDLER_TIMEOUT: 'The handler held its transaction for too long and was rolled back.',
+  HANDLER_TIMEOUT:
+    'The handler, or the wait for a row of another transaction, took too long and was rolled back.',
   STEP_TIMED_OUT: "The step's deadline had passed before its handler ended.",
   WORKER_STOPPED: 'The worker stopped while the handler ran; the command is delivered again.',
   INPUT_INVALID: 'The input does not fit the contract. Mend the saga definition.',

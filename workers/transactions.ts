@@ -42,26 +42,31 @@ function pauseMs(commandId: string, tries: number): number {
   return FIRST_PAUSE_MS * 2 ** (tries - 1) * (0.5 + share);
 }
 
-/** As `transact`, under the limits of a transactional handler; its errors say why it was aborted. */
-export async function inTransaction<Tx>(
+/**
+ * As `transact`, under the limits of a transactional handler, its waits for rows that others have included; its errors
+ * say why it was aborted.
+ */
+export async function inTransaction<Tx, T>(
   deps: ExecuteDeps<Tx>,
   commandId: string,
   deadlineAt: number | undefined,
   stop: AbortSignal,
-  work: (barrier: Barrier<Tx>, scope: RunScope) => Promise<Ran>,
-): Promise<Ran> {
+  work: (barrier: Barrier<Tx>, scope: RunScope) => Promise<T>,
+): Promise<T> {
   const scope = new RunScope(deps.clock, stop, deadlineAt);
   scope.abortAfter(
     deps.transactionTimeoutMs,
     () =>
       new CommandFailure(
         'HANDLER_TIMEOUT',
-        `The handler held its transaction for ${deps.transactionTimeoutMs} ms and was rolled back; ` +
-          `long work belongs in an effect handler.`,
+        `The transaction was rolled back after ${deps.transactionTimeoutMs} ms: its handler took so long, or another ` +
+          `transaction had a row that it needs. Long work belongs in an effect handler.`,
       ),
   );
   try {
-    return await transact(deps, commandId, scope.signal, (barrier) => work(barrier, scope));
+    return await transact(deps, commandId, scope.signal, (barrier) =>
+      scope.guard(work(barrier, scope)),
+    );
   } catch (error) {
     throw reasonOf(error, scope);
   } finally {

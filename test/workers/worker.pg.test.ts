@@ -282,6 +282,57 @@ describe('handlers that misuse their transaction', () => {
   });
 });
 
+describe('a worker that is gone without a word', () => {
+  const entry = { ...commandFor(reserve), op: 'do' as const, of: null };
+  const limits = async (pool: pg.Pool, options: object = {}): Promise<unknown> => {
+    const store = postgresStore({ pool, schema: 'shop', ...options });
+    await store.start();
+    return store.transaction(async ({ tx }) => {
+      const { rows } = await tx.query(`SELECT current_setting('lock_timeout') AS lock,
+        current_setting('idle_in_transaction_session_timeout') AS idle`);
+      return rows[0] as unknown;
+    });
+  };
+
+  test('its rows are free after a while, though nobody has set a limit', async () => {
+    const store = rig.connect({ idleLimitMs: 200 });
+    await store.start();
+    const inserted = Promise.withResolvers<void>();
+    const never = Promise.withResolvers<never>();
+    const gone = store.transaction(async (barrier) => {
+      await barrier.insert(entry, 'running');
+      inserted.resolve();
+      return never.promise;
+    });
+    await inserted.promise;
+    const claim = await rig.connect().claim(entry, 60_000);
+    expect(claim.claimed).toBe(true);
+    never.reject(new Error('it was found out'));
+    await expect(gone).rejects.toThrow('found out');
+  });
+
+  test('limits that are set are left alone, and hold in transactions only', async () => {
+    expect(await limits(rig.pool)).toEqual({ lock: '90s', idle: '90s' });
+    expect(await limits(rig.pool, { idleLimitMs: 1_500 })).toEqual({
+      lock: '1500ms',
+      idle: '1500ms',
+    });
+    expect((await rig.pool.query('SHOW lock_timeout')).rows).toEqual([{ lock_timeout: '0' }]);
+    const own = new pg.Pool({ ...rig.pool.options, max: 1, lock_timeout: 5_000 });
+    try {
+      expect(await limits(own)).toEqual({ lock: '5s', idle: '90s' });
+    } finally {
+      await own.end();
+    }
+  });
+
+  test.each([0, 1.5, Number.NaN])('a limit of %s is refused', (idleLimitMs) => {
+    expect(() => rig.connect({ idleLimitMs })).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID' }),
+    );
+  });
+});
+
 describe('set-up and upkeep', () => {
   test('ten workers that start at once make one table; its names can be chosen', async () => {
     const options = { pool: rig.pool, schema: 'fresh', table: 'my_inbox' };

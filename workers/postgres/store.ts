@@ -43,6 +43,12 @@ export interface PostgresStoreOptions {
   table?: string;
   /** Of the handlers' transactions. Default `read committed`; conflicts of the others are tried again. */
   isolation?: 'read committed' | 'repeatable read' | 'serializable';
+  /**
+   * Longest that a transaction may stand idle or wait for a lock, in ms, where the pool, the role or the database sets no
+   * `idle_in_transaction_session_timeout` or `lock_timeout`: what the rows of a worker that is gone cost the others.
+   * Above the worker's `transactionTimeoutMs`. Default 90 000.
+   */
+  idleLimitMs?: number;
 }
 
 /** Serialization failure, deadlock: nothing was done, the same transaction may work at once. */
@@ -54,23 +60,44 @@ const LOST_TEXT = /^Connection terminated|^Client has encountered a connection e
 export class PostgresStore implements ParticipantStore<PgTx> {
   readonly #pool: pg.Pool;
   readonly #names: TableNames;
-  readonly #begin: string;
   readonly #isReadCommitted: boolean;
+  readonly #idleLimitMs: number;
   readonly #unusable = new WeakSet<pg.PoolClient>();
+  readonly #bareBegin: string;
   #share: CommitShare | null = null;
+  #begin: string;
 
   constructor(options: PostgresStoreOptions) {
     this.#pool = options.pool;
     this.#names = tableNames(options.schema ?? 'public', options.table ?? 'sagax_inbox');
-    const { isolation = 'read committed' } = options;
+    const { isolation = 'read committed', idleLimitMs = 90_000 } = options;
+    assertLimit(idleLimitMs);
+    this.#idleLimitMs = idleLimitMs;
     this.#isReadCommitted = isolation === 'read committed';
-    this.#begin = `BEGIN ISOLATION LEVEL ${isolation.toUpperCase()}`;
+    this.#bareBegin = `BEGIN ISOLATION LEVEL ${isolation.toUpperCase()}`;
+    this.#begin = this.#bareBegin;
   }
 
   async start(): Promise<void> {
     // An idle connection that breaks must not end the process; the next use gets a new one.
     if (this.#pool.listenerCount('error') === 0) this.#pool.on('error', () => undefined);
-    await this.#withClient((client) => migrate(client, this.#names));
+    await this.#withClient(async (client) => {
+      await migrate(client, this.#names);
+      await this.#limitTransactions(client);
+    });
+  }
+
+  /**
+   * A transaction whose worker went away without a word would keep its rows for hours, until the server finds out. Said
+   * with each BEGIN, since the connections are not ours alone; only where the server has no limits, since it costs.
+   */
+  async #limitTransactions(client: pg.PoolClient): Promise<void> {
+    const { rows } = await client.query<{ name: string }>(
+      `SELECT name FROM pg_settings
+        WHERE name IN ('idle_in_transaction_session_timeout', 'lock_timeout') AND setting = '0' ORDER BY name`,
+    );
+    const limits = rows.map(({ name }) => `SET LOCAL ${name} = ${this.#idleLimitMs}`);
+    this.#begin = [this.#bareBegin, ...limits].join('; ');
   }
 
   /** Not under other isolations than READ COMMITTED: two transactions that reply to one partition would conflict. */
@@ -281,6 +308,15 @@ export class PostgresStore implements ParticipantStore<PgTx> {
 /** A right was taken away since the start; what a handler itself may not do never comes this far. */
 function isForbidden(error: unknown): boolean {
   return (error as { code?: unknown } | null)?.code === '42501';
+}
+
+/** It goes into SQL as text. @throws SagaxError CONFIG_INVALID */
+function assertLimit(idleLimitMs: number): void {
+  if (Number.isSafeInteger(idleLimitMs) && idleLimitMs >= 1) return;
+  throw new SagaxError(
+    'CONFIG_INVALID',
+    `idleLimitMs is ${idleLimitMs}; it must be a whole number of ms ≥ 1.`,
+  );
 }
 
 function keepable(text: string | null): string | null {

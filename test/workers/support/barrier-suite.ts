@@ -6,6 +6,7 @@ import type { CommandBody, ReplyBody } from '../../../engine/core/wire.ts';
 import { effect, transactional, type Handler } from '../../../workers/handlers.ts';
 import type { Barrier, BarrierEntry, ParticipantStore } from '../../../workers/ports.ts';
 import { BOOK, charge, commandFor, refund, release, reserve } from './contracts.ts';
+import { Slots } from '../../../workers/slots.ts';
 import { executions } from './executions.ts';
 import type { StoreRig } from './stores.ts';
 
@@ -289,6 +290,40 @@ export function barrierSuite<Tx>(
       goOn.resolve();
       await first;
       expect(await second).toMatchObject({ ours: false, row: { state: 'done', output: 1 } });
+    });
+
+    test('a row that another transaction has is waited for no longer than a handler', async () => {
+      const [step, ...others] = Array.from({ length: 4 }, nextSaga);
+      const [late, undoing, settling] = others;
+      const waiting = [
+        commandFor(reserve, { sagaId: step! }),
+        commandFor(release, { sagaId: late!, op: 'compensate' }),
+        commandFor(refund, { sagaId: undoing!, op: 'compensate' }),
+        commandFor(reserve, { sagaId: settling!, op: 'settle' }),
+      ];
+      const inserted = Promise.withResolvers<void>();
+      const goOn = Promise.withResolvers<void>();
+      const holding = rig.connect().transaction(async (barrier) => {
+        for (const sagaId of [step!, ...others]) {
+          await barrier.insert(entryOf(commandFor(reserve, { sagaId })), 'running');
+        }
+        inserted.resolve();
+        await goOn.promise;
+        throw new Error('the other has given up');
+      });
+      await inserted.promise;
+      runs.length = 0;
+      const options = { transactionTimeoutMs: 100, slots: new Slots(waiting.length) };
+      const world = executions(rig, store, handlers(), way, options);
+      const running = Promise.all(waiting.map((command) => world.run(command)));
+      for (let left = 12; left > 0; left -= 1) await rig.elapse(100);
+      const timedOut = { outcome: 'failed', retryable: true, failure: { code: 'HANDLER_TIMEOUT' } };
+      expect(await running).toMatchObject(waiting.map(() => timedOut));
+      expect(runs).toEqual([]);
+      goOn.resolve();
+      await expect(holding).rejects.toThrow('given up');
+      // Nothing is left of them that would hold up the next try.
+      expect((await world.run({ ...waiting[0]!, attempt: 2 })).outcome).toBe('succeeded');
     });
 
     test('a rolled back transaction leaves neither row nor work, and the waiter gets the row', async () => {
