@@ -31,7 +31,10 @@ import { inputFor, runHandler } from './transactions.ts';
 
 /** Most commands in a transaction: each may take a subtransaction, and Postgres caches 64 of them a backend. */
 export const MAX_BATCH = 50;
-/** Longest that a batch may take up to its commit, in ms: what a handler that hangs costs the others. */
+/**
+ * Longest that the handlers of a batch may take, and before them the wait for its rows, in ms: what one that hangs
+ * costs the others. A database that takes long by itself, to begin or to commit, is not hurried by running all again.
+ */
 export const BATCH_LIMIT_MS = 1_000;
 
 /** How many times the time that was meant for its handlers a batch may take, before those behind go elsewhere. */
@@ -139,12 +142,8 @@ export class Batches<Tx> {
       return false;
     });
     if (wanted.length === 0) return;
-    const { clock, log, pace, service, transactionTimeoutMs } = this.#deps;
+    const { clock, log, pace, service } = this.#deps;
     const scope = new RunScope(clock, this.#stop);
-    void scope.sleep(Math.min(BATCH_LIMIT_MS, transactionTimeoutMs)).then((slept) => {
-      // It is not waited for: those behind it have waited long enough.
-      if (slept) scope.abort(tooLong(), 0);
-    });
     const batch = new Run(this.#deps, scope, wanted);
     const startedAt = clock.monotonic();
     try {
@@ -173,7 +172,7 @@ export class Batches<Tx> {
 }
 
 function tooLong(): CommandFailure {
-  const text = `The handler shared a transaction and held it for ${BATCH_LIMIT_MS} ms; it is run again by itself.`;
+  const text = 'The handler shared a transaction, which took too long; it is run again by itself.';
   return new CommandFailure('HANDLER_TIMEOUT', text);
 }
 
@@ -190,6 +189,8 @@ class Run<Tx> {
   #ours: ReadonlySet<string> = new Set();
   #rows: ReadonlyMap<string, BarrierRow> = new Map();
   #handler: string | null = null;
+  /** By the monotonic clock. */
+  #limitAt = Infinity;
   /** How long all handlers took together, their savepoints included. */
   handlersMs = 0;
 
@@ -205,10 +206,18 @@ class Run<Tx> {
   }
 
   async run(batch: Batch<Tx>): Promise<ReadonlyMap<Waiting<Tx>, Left>> {
+    const { clock, pace, transactionTimeoutMs } = this.#deps;
+    const shortMs = Math.min(BATCH_LIMIT_MS, transactionTimeoutMs);
+    const endsAt = clock.monotonic() + transactionTimeoutMs;
+    this.#limitAt = endsAt;
+    void this.#watch(shortMs);
     // A row that another transaction has is waited for no longer than a handler.
-    await this.#scope.guard(this.#enter(batch));
-    const { clock, pace } = this.#deps;
+    const begun = batch.begun.then(() => {
+      this.#limitAt = clock.monotonic() + shortMs;
+    });
+    await this.#scope.guard(Promise.all([this.#enter(batch), begun]));
     const startedAt = clock.monotonic();
+    this.#limitAt = startedAt + shortMs;
     let closed: Left | null = null;
     for (const one of this.#items) {
       const ready = this.#look(one);
@@ -221,11 +230,23 @@ class Run<Tx> {
       this.handlersMs = clock.monotonic() - startedAt;
       if (this.handlersMs > OVERRUN * pace.budgetMs) closed ??= 'again';
     }
+    this.#limitAt = endsAt;
     const replies = this.#told.map(({ message }) => message);
     const end = batch.finish(this.#answers, this.#withdrawn, replies);
     const { published } = await this.#scope.guard(end);
     for (const told of this.#told) told.published = published;
     return this.#left;
+  }
+
+  /** Looks each `everyMs`, the shortest of the limits, so that none that is set meanwhile is overslept. */
+  async #watch(everyMs: number): Promise<void> {
+    const { clock } = this.#deps;
+    for (;;) {
+      const leftMs = this.#limitAt - clock.monotonic();
+      // It is not waited for: those behind it have waited long enough.
+      if (leftMs <= 0) return this.#scope.abort(tooLong(), 0);
+      if (!(await this.#scope.sleep(Math.min(leftMs, everyMs)))) return;
+    }
   }
 
   async #enter(batch: Batch<Tx>): Promise<void> {

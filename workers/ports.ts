@@ -94,6 +94,8 @@ export interface Part<Tx> {
 
 /** The barrier of many commands of different sagas inside one open transaction. */
 export interface Batch<Tx> {
+  /** Resolves when the database has begun the transaction: from then on a wait is for a row of another's, not for it. */
+  readonly begun: Promise<unknown>;
   /**
    * As `Barrier.insert` for each, in order of command ids whatever their order here, so that transactions which
    * meet wait for each other and never in a circle. @returns the ids of the rows that are our insert

@@ -1,5 +1,6 @@
 /** Batches on a real Postgres: the suite, and what handlers that share a transaction could do to each other. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { systemClock } from '../../engine/memory/clock.ts';
 import { transactional, type Handler, type TransactionalContext } from '../../workers/handlers.ts';
 import type { PgTx } from '../../workers/index.ts';
 import { batchSuite } from './support/batch-suite.ts';
@@ -36,6 +37,32 @@ test('answers are found by the index, also where they were planned while the tab
   const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
   expect(plan).toContain('Index Cond: (command_id = ANY ($1))');
   expect(plan).not.toContain('Seq Scan');
+  await rig.close();
+});
+
+test('a database that takes long to give a connection and to commit costs no second run', async () => {
+  const rig = await postgresRig({ max: 1 });
+  const sagas = [1, 2, 3].map((n) => `4${String(n).padStart(17, '0')}`);
+  await rig.pool.query(`
+    CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1.3); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER slowly AFTER INSERT ON counters DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW WHEN (NEW.key = '${sagas[0]}') EXECUTE FUNCTION slowly()`);
+  let runs = 0;
+  const handler = transactional<typeof reserve, PgTx>(reserve, async ({ tx, sagaId }) => {
+    runs += 1;
+    await rig.add(tx, sagaId, 1);
+    return { reservation: sagaId };
+  });
+  const world = executions(rig, rig.connect(), [handler], 'in batches');
+  const only = await rig.pool.connect();
+  const replies = sagas.map((sagaId) => world.run(commandFor(reserve, { sagaId })));
+  await systemClock.sleep(1_300);
+  only.release();
+  const outcomes = (await Promise.all(replies)).map(({ outcome }) => outcome);
+  expect(outcomes).toEqual(sagas.map(() => 'succeeded'));
+  expect([world.batches, runs]).toEqual([1, 3]);
+  const { rowCount } = await rig.pool.query('SELECT DISTINCT xmin FROM shop.sagax_inbox');
+  expect(rowCount).toBe(1);
   await rig.close();
 });
 

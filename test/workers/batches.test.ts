@@ -79,3 +79,22 @@ test('handlers that turn out slow end their batch; those behind go into the next
   expect(world.batches).toBe(2);
   expect(await rig.count(saga(3))).toBe(1);
 });
+
+test('a database that takes long to begin and to store answers costs no second run', async () => {
+  const rig = memoryRig();
+  let runs = 0;
+  const handler = transactional<typeof reserve, MemoryTx>(reserve, async ({ tx, sagaId }) => {
+    runs += 1;
+    await rig.add(tx, sagaId, 1);
+    return { reservation: sagaId };
+  });
+  const slow = rig.connect(async (point) => {
+    if (point === 'begin:before' || point === 'answer:before') await rig.clock.sleep(1_500);
+  });
+  const world = executions(rig, slow, [handler], 'in batches');
+  const all = [0, 1, 2].map((n) => world.run(commandFor(reserve, { sagaId: saga(n) })));
+  for (let left = 12; left > 0; left -= 1) await rig.clock.advance(500);
+  const outcomes = (await Promise.all(all)).map((reply) => reply.outcome);
+  expect(outcomes).toEqual(all.map(() => 'succeeded'));
+  expect([world.batches, runs]).toEqual([1, 3]);
+});

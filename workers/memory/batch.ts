@@ -15,6 +15,7 @@ import {
 import type { MemoryTransaction, MemoryTx } from './transaction.ts';
 
 export class MemoryBatch implements Batch<MemoryTx> {
+  readonly begun = Promise.resolve();
   readonly #transaction: MemoryTransaction;
 
   constructor(transaction: MemoryTransaction) {

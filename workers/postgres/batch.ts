@@ -45,9 +45,9 @@ export function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
 }
 
 export class PostgresBatch implements Batch<PgTx> {
+  readonly begun: Promise<unknown>;
   readonly #client: pg.ClientBase;
   readonly #names: TableNames;
-  readonly #begun: Promise<unknown>;
   readonly #share: CommitShare | null;
   readonly #savepoint = new Savepoint();
   #committed = false;
@@ -61,7 +61,7 @@ export class PostgresBatch implements Batch<PgTx> {
   ) {
     this.#client = client;
     this.#names = names;
-    this.#begun = begun;
+    this.begun = begun;
     this.#share = share;
   }
 
@@ -93,7 +93,7 @@ export class PostgresBatch implements Batch<PgTx> {
         ON CONFLICT (command_id) DO NOTHING RETURNING command_id`,
       values: [JSON.stringify(records)],
     });
-    const [result] = await Promise.all([inserted, this.#begun]);
+    const [result] = await Promise.all([inserted, this.begun]);
     return new Set(result.rows.map((row) => row.command_id));
   }
 

@@ -5,6 +5,7 @@ import { transactional, type Handler } from '../../../workers/handlers.ts';
 import type { ParticipantStore } from '../../../workers/ports.ts';
 import { commandFor, release, reserve } from './contracts.ts';
 import { executions, trusting, type Executions } from './executions.ts';
+import { Slots } from '../../../workers/slots.ts';
 import { Trust } from '../../../workers/trust.ts';
 import type { StoreRig } from './stores.ts';
 
@@ -114,6 +115,28 @@ export function batchSuite<Tx>(
       const before = world.batches;
       expect(await world.run(doing('good'))).toMatchObject({ outcome: 'succeeded' });
       expect(world.batches).toBe(before);
+    });
+
+    test('a row that another transaction has holds the others up for a while only', async () => {
+      const commands = [doing('good'), doing('good'), doing('good')] as const;
+      const inserted = Promise.withResolvers<void>();
+      const goOn = Promise.withResolvers<void>();
+      const holding = rig.connect().transaction(async (barrier) => {
+        await barrier.insert({ ...commands[1], op: 'do', of: null }, 'running');
+        inserted.resolve();
+        await goOn.promise;
+        throw new Error('the other has given up');
+      });
+      await inserted.promise;
+      const slots = new Slots(2);
+      const world = executions(rig, store, handlers({}), 'in batches', { slots });
+      const [first, held, last] = commands.map((command) => world.run(command));
+      for (let left = 8; left > 0; left -= 1) await rig.elapse(200);
+      const others = await Promise.all([first!, last!]);
+      expect(others.map((reply) => reply.outcome)).toEqual(['succeeded', 'succeeded']);
+      goOn.resolve();
+      await expect(holding).rejects.toThrow('given up');
+      expect((await held!).outcome).toBe('succeeded');
     });
 
     test('two workers with the same commands: one effect and one answer each', async () => {
