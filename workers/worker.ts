@@ -70,7 +70,10 @@ export interface WorkerOptions<Tx> {
 }
 
 export interface Worker {
-  /** On return the store is migrated, the topic is there and the worker takes commands. */
+  /**
+   * On return the store is migrated, the topic is there and the worker takes commands; or it was drained or killed
+   * meanwhile, and does nothing any more.
+   */
   start(): Promise<void>;
   /**
    * Stops taking commands, lets the running ones end for at most `deadlineMs`, then aborts their signals and
@@ -162,10 +165,13 @@ class CommandWorker<Tx> implements Worker {
     if (this.#subscription !== null || this.#draining) {
       throw new SagaxError('CONFIG_INVALID', 'A worker starts once; create another one.');
     }
-    await store.start();
-    await store.shareCommits?.(bus);
     const topic = topicNames(topicPrefix).commands(service);
-    await bus.ensureTopics([{ topic, partitions: commandPartitions }]);
+    const isToldToStop = (): boolean => this.#draining;
+    await store.start();
+    if (!isToldToStop()) await store.shareCommits?.(bus);
+    if (!isToldToStop()) await bus.ensureTopics([{ topic, partitions: commandPartitions }]);
+    // It has closed already: nobody would take its member out of the group again.
+    if (isToldToStop()) return;
     this.#subscription = bus.subscribe({
       group: this.#options.group ?? `sagax.${service}`,
       topics: [topic],

@@ -1,11 +1,15 @@
 /** Order, concurrency, back-pressure, drain and rebalance. Memory store, time moved by the test. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { partitionOf } from '../../engine/core/shards.ts';
+import { memoryBus } from '../../engine/memory/bus.ts';
 import { settle } from '../../engine/memory/clock.ts';
+import { PlainHost } from '../../engine/memory/host.ts';
 import { effect, transactional, type Handler } from '../../workers/handlers.ts';
 import type { MemoryTx } from '../../workers/memory/transaction.ts';
+import { createWorker } from '../../workers/worker.ts';
 import { openBench, type Bench } from './support/bench.ts';
-import { charge, commandFor, PARTITIONS, reserve } from './support/contracts.ts';
+import { charge, commandFor, PARTITIONS, PREFIX, reserve } from './support/contracts.ts';
+import { keptLog } from './support/logs.ts';
 import { memoryRig, type MemoryRig } from './support/memory-rig.ts';
 
 let rig: MemoryRig;
@@ -232,6 +236,46 @@ describe('drain', () => {
     await drained;
     expect(bench.committed(0)).toBe(null);
     expect(await rig.row(`${saga(0)}.1`)).toMatchObject({ state: 'done' });
+  });
+
+  test.each([
+    ['drained', 'start:before'],
+    ['killed', 'start:before'],
+    ['drained', 'topics'],
+    ['killed', 'topics'],
+  ])('one that is %s while it starts (%s) takes no part in the group', async (how, at) => {
+    const reached = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    const pass = async (point: string): Promise<void> => {
+      if (point !== at) return;
+      reached.resolve();
+      await goOn.promise;
+    };
+    const bus = memoryBus(bench.broker, new PlainHost(rig.clock));
+    const worker = createWorker({
+      service: 'shop',
+      topicPrefix: PREFIX,
+      commandPartitions: PARTITIONS,
+      store: rig.connect(pass),
+      handlers: [],
+      bus: { ...bus, ensureTopics: () => pass('topics') },
+      clock: rig.clock,
+      log: keptLog(),
+    });
+    const started = worker.start();
+    await reached.promise;
+    await (how === 'drained' ? worker.drain(60_000) : worker.kill());
+    await worker.closed;
+    goOn.resolve();
+    await started;
+    const gate = gated();
+    gate.letAllGo();
+    // All partitions are the next one's.
+    await bench.start(rig.connect(), [gate.handler]);
+    const everywhere = Array.from({ length: 12 }, (_, n) => `9${String(n).padStart(17, '0')}`);
+    bench.send(...everywhere.map((sagaId) => commandFor(charge, { sagaId })));
+    for (let turn = 0; turn < 50; turn += 1) await settle();
+    expect(bench.rawReplies()).toHaveLength(12);
   });
 
   test('an idle worker drains at once, before its start too', async () => {
