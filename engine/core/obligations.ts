@@ -9,7 +9,7 @@ import { DefinitionFault } from './errors.ts';
 import type { Failure } from './events.ts';
 import { fit, wordsOf } from './fit.ts';
 import { sortedCopy, toJson, type Json } from './json.ts';
-import { stepsOf, type SagaState, type StepState } from './state.ts';
+import { rulesOf, stepsOf, type SagaState, type StepState } from './state.ts';
 import type { StepSpec } from './steps.ts';
 import { assertSendable, emit, queueDone, stepSpec, trace, type Turn } from './turn.ts';
 
@@ -47,7 +47,7 @@ export function pumpObligations(turn: Turn): void {
 
 function requestCompensation(turn: Turn, step: StepState): void {
   const spec = stepSpec(turn, step);
-  const input = compensationInput(spec, step);
+  const input = compensationInput(spec, step, rulesOf(turn.state));
   const commandId = `${step.commandId}.c`;
   step.compensate = { commandId, status: 'open', attempt: 1, budgetFrom: 0, input };
   emit(turn, {
@@ -61,11 +61,11 @@ function requestCompensation(turn: Turn, step: StepState): void {
 }
 
 /** JSON that a compensation's mapping gave; a mapping that throws is the definition's fault. */
-function compensationInput(spec: StepSpec, step: StepState): Json {
+function compensationInput(spec: StepSpec, step: StepState, rules: number): Json {
   const compensation = spec.compensation;
   if (compensation === null)
     throw new DefinitionFault('MACHINE_FAULT', `Step "${step.step}" has no compensation.`);
-  const given = inputAsParsed(spec, step);
+  const given = rules > 1 ? inputAsParsed(spec, step) : step.input;
   let mapped: unknown;
   try {
     // A copy, so that a mapping that sorts or reverses in place changes no event (I9).

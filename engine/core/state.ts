@@ -54,8 +54,9 @@ export type Phase = 'forward' | 'compensating' | 'aborting' | 'closing' | 'ended
 /**
  * The core's rules of today. A saga keeps those that it was started by: its log gives the same for ever (I9).
  * 1: of several compensateAll() that wait at once only the last is told when all is compensated; a cancel that comes
- * meanwhile is dropped.
- * 2: each of them is told; the cancel is kept for when the machine would go forward again.
+ * meanwhile is dropped; a compensation is built from the step's input as the machine sent it.
+ * 2: each of them is told; the cancel is kept for when the machine would go forward again; a compensation is built from
+ * the step's input as its schema gives it.
  */
 export const RULES = 2;
 

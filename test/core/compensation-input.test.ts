@@ -15,8 +15,8 @@ describe('the step’s input, as its schema gives it,', () => {
   const reserve = command('svc.reserve', { input, output: z.looseObject({}) });
   const release = command('svc.release', { input: z.looseObject({}), output: z.any() });
   /** x is done, and taken back. */
-  const takenBack = (x: AnyActorLogic) => {
-    const saga = SagaDriver.start(
+  const takenBack = (x: AnyActorLogic, start: 'start' | 'startedBefore' = 'start') => {
+    const saga = SagaDriver[start](
       define(
         setup({ actors: { x, back: compensateAll() } }).createMachine({
           initial: 'x',
@@ -69,5 +69,10 @@ describe('the step’s input, as its schema gives it,', () => {
     });
     saga.reply('x:compensate', ok());
     expect(saga.status).toBe('compensated');
+  });
+
+  test('was not, for a saga that was started by the rules before: its log stays as it is', () => {
+    const saga = takenBack(compensatable(reserve, { compensateWith: release }), 'startedBefore');
+    expect(saga.last('CompensationRequested').input).toEqual({ sku: 'tea', until: '2030', z: 1 });
   });
 });

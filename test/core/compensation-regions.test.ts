@@ -1,8 +1,6 @@
 /** Several compensateAll() that wait at once, in regions of a parallel state: each gets its answer (I6, I12). */
 import { describe, expect, test } from 'vitest';
 import { emit, setup } from 'xstate';
-import type { AnyDefinition } from '../../engine/core/define.ts';
-import { fold } from '../../engine/core/evolve.ts';
 import { SagaDriver, neverRan, no, ok } from '../support/saga-driver.ts';
 import { actors, define, doStep } from './machines.ts';
 
@@ -126,20 +124,8 @@ test('the first one’s answer leaves the second, which begins anew: it waits fo
 });
 
 describe('a saga that was started by the rules before', () => {
-  /** Its start as an engine of that time logged it. */
-  function startedBefore(definition: AnyDefinition): SagaDriver {
-    const saga = SagaDriver.start(definition);
-    const [start] = saga.log;
-    if (start?.event.type !== 'SagaStarted') throw new Error('It begins with its start.');
-    const { rules, ...event } = start.event;
-    expect(rules).toBe(2);
-    saga.log[0] = { event, at: start.at };
-    saga.state = fold(definition, saga.sagaId, saga.log);
-    return saga;
-  }
-
   test('keeps them: its log goes on as it was written, and a cancel gets it out', () => {
-    const saga = bothBack(startedBefore(regions));
+    const saga = bothBack(SagaDriver.startedBefore(regions));
     expect(saga.live).not.toHaveProperty('rules');
     expect(saga.live).not.toHaveProperty('furtherCompensateActorIds');
     saga.reply('d:compensate', ok());
@@ -151,13 +137,13 @@ describe('a saga that was started by the rules before', () => {
   });
 
   test('left by one of them it goes forward', () => {
-    const saga = bothBack(startedBefore(regions));
+    const saga = bothBack(SagaDriver.startedBefore(regions));
     saga.signal('leave-b');
     expect(saga.live.phase).toBe('forward');
   });
 
   test('one alone is as it always was, in the same state', () => {
-    const states = [startedBefore(regions), SagaDriver.start(regions)].map((saga) => {
+    const states = [SagaDriver.startedBefore(regions), SagaDriver.start(regions)].map((saga) => {
       saga.reply('c', ok());
       saga.reply('a', no());
       const { rules: _, ...state } = saga.live;

@@ -112,6 +112,17 @@ export class SagaDriver {
     return driver;
   }
 
+  /** The same, as an engine logged it whose rules had no number yet. */
+  static startedBefore(definition: AnyDefinition): SagaDriver {
+    const driver = SagaDriver.start(definition);
+    const [start] = driver.log;
+    assert(start?.event.type === 'SagaStarted' && start.event.rules === 2);
+    const { rules: _, ...event } = start.event;
+    driver.log[0] = { event, at: start.at };
+    driver.state = fold(definition, driver.sagaId, driver.log);
+    return driver;
+  }
+
   // ---------------------------------------------------------------- when
 
   start(input: Json = {}): Decision {
