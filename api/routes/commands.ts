@@ -159,11 +159,7 @@ async function replyOf(
 ): Promise<ReplyBody> {
   switch (given.outcome) {
     case 'succeeded':
-      return {
-        ...address,
-        outcome: 'succeeded',
-        output: await outputOf(contract, given.output),
-      };
+      return { ...address, outcome: 'succeeded', output: await outputOf(contract, given.output) };
     case 'rejected': {
       if (found.op === 'compensate') {
         throw new ApiError(

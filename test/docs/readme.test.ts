@@ -1,31 +1,25 @@
 /** The README's code is real: it compiles under the project's own settings with AUTHORING's services, and defines a saga that runs. */
 import { execFile } from 'node:child_process';
-import { readFile, rm, writeFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
+import { rm, writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { decide } from '../../engine/core/decide.ts';
 import type { AnyDefinition } from '../../engine/core/define.ts';
 import type { SagaState } from '../../engine/core/state.ts';
+import { root, sampleOf } from '../support/samples.ts';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
 const sample = `${root}readme-sample.ts`;
 const services = `${root}readme-services.ts`;
 const config = `${root}tsconfig.readme-sample.json`;
-let readme: string;
+let saga: string;
 
-function codeOf(text: string): string {
-  const code = /```ts\n([\s\S]*?)```/.exec(text)?.[1];
-  if (code === undefined) throw new Error('there is no ts block');
-  return `/** Out of a document, while its test runs. */\n${code}`;
-}
+const HEADER = '/** Out of a document, while its test runs. */\n';
 
 beforeAll(async () => {
-  readme = await readFile(`${root}README.md`, 'utf8');
-  await writeFile(sample, codeOf(readme));
-  const authoring = await readFile(`${root}docs/AUTHORING.md`, 'utf8');
-  const code = codeOf(authoring.slice(authoring.indexOf('### A service of your own')));
-  await writeFile(services, code.replace('./book-room.ts', './readme-sample.ts'));
+  saga = await sampleOf('README.md', '## A saga in 40');
+  await writeFile(sample, `${HEADER}${saga}`);
+  const code = await sampleOf('docs/AUTHORING.md', '### A service of your own');
+  await writeFile(services, `${HEADER}${code.replace('./book-room.ts', './readme-sample.ts')}`);
   await writeFile(
     config,
     JSON.stringify({
@@ -42,8 +36,7 @@ afterAll(async () => {
 
 describe('README', () => {
   test('the saga is no longer than it says', () => {
-    const code = /```ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? '';
-    expect(code.trimEnd().split('\n').length).toBeLessThanOrEqual(46);
+    expect(saga.trimEnd().split('\n').length).toBeLessThanOrEqual(46);
   });
 
   test('the saga compiles, and the services that answer it', { timeout: 60_000 }, async () => {

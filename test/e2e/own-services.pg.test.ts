@@ -2,30 +2,25 @@
  * Sagas and services of the user's own, as README and AUTHORING show them: their code is run as it stands there, so
  * that what a newcomer copies works.
  */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
+import { root, sampleOf } from '../support/samples.ts';
 import { startProcess, type SagaxProcess } from './processes.ts';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
 let database: TestDatabase;
 let folder: string;
 let till: Server;
 const charges = new Map<string, number>();
 const processes: SagaxProcess[] = [];
 
-/** The first block of code after `heading`, for a file one folder below the project's. */
-async function sampleOf(file: string, heading: string): Promise<string> {
-  const text = await readFile(`${root}${file}`, 'utf8');
-  const code = /```ts\n([\s\S]*?)```/.exec(text.slice(text.indexOf(heading)))?.[1];
-  if (code === undefined) throw new Error(`${file} has no code after "${heading}"`);
-  return code.replaceAll(/from '\.\/(engine|workers)\//g, "from '../$1/");
-}
+/** For a file one folder below the project's. */
+const below = (code: string): string =>
+  code.replaceAll(/from '\.\/(engine|workers)\//g, "from '../$1/");
 
 /** A till elsewhere: it knows idempotency keys, and declines what is dear. */
 function startTill(): Promise<Server> {
@@ -51,8 +46,11 @@ beforeAll(async () => {
     mkdtemp(`${root}.sample-`),
   ]);
   const url = `http://127.0.0.1:${(till.address() as AddressInfo).port}`;
-  const services = await sampleOf('docs/AUTHORING.md', '### A service of your own');
-  await writeFile(join(folder, 'book-room.ts'), await sampleOf('README.md', '## A saga in 40'));
+  const services = below(await sampleOf('docs/AUTHORING.md', '### A service of your own'));
+  await writeFile(
+    join(folder, 'book-room.ts'),
+    below(await sampleOf('README.md', '## A saga in 40')),
+  );
   await writeFile(join(folder, 'services.ts'), services.replaceAll(/http:\/\/localhost:\d+/g, url));
   await writeFile(join(folder, 'nothing.ts'), 'export const service = [];\n');
 });

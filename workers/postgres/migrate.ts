@@ -14,10 +14,7 @@ const SCHEMA_FOLDER = fileURLToPath(new URL('./schema/', import.meta.url));
 
 export async function migrate(client: pg.ClientBase, names: TableNames): Promise<void> {
   const files = await readFiles();
-  await client.query('BEGIN');
-  try {
-    // Held until the commit; others wait here and then find everything done.
-    await client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [names.migrations]);
+  await inTurn(client, names.migrations, async () => {
     await ensureSchema(client, names.schema);
     await client.query(
       `CREATE TABLE IF NOT EXISTS ${names.migrations} (
@@ -35,6 +32,19 @@ export async function migrate(client: pg.ClientBase, names: TableNames): Promise
         breaking,
       ]);
     }
+  });
+}
+
+/** One transaction, of all that name the same lock one after the other: who waited finds everything done. */
+export async function inTurn(
+  client: pg.ClientBase,
+  lock: string,
+  work: () => Promise<void>,
+): Promise<void> {
+  await client.query('BEGIN');
+  try {
+    await client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [lock]);
+    await work();
     await client.query('COMMIT');
   } catch (error) {
     await client.query('ROLLBACK').catch(() => undefined);

@@ -7,7 +7,7 @@
 import type pg from 'pg';
 import { SagaxError } from '../../engine/core/errors.ts';
 import { handlersByName, type Handler } from '../handlers.ts';
-import { ensureSchema } from './migrate.ts';
+import { ensureSchema, inTurn } from './migrate.ts';
 import { tableNames } from './names.ts';
 import type { PgTx } from './transaction.ts';
 
@@ -48,31 +48,25 @@ export function defineService(options: ServiceOptions): Service {
     schema,
     handlers,
     migrate: async (pool) => {
-      if (migrate !== undefined) await inTurn(pool, schema, migrate);
+      if (migrate !== undefined) await setUp(pool, schema, migrate);
     },
   };
 }
 
-async function inTurn(
+async function setUp(
   pool: pg.Pool,
   schema: string,
   work: (tx: PgTx) => Promise<unknown>,
 ): Promise<void> {
   const client = await pool.connect();
-  let broken: Error | undefined;
+  // After a failure it may be in a transaction still.
+  let broken = true;
   try {
-    await client.query('BEGIN');
-    await client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [
-      `sagax service ${schema}`,
-    ]);
-    await ensureSchema(client, schema);
-    await work(client);
-    await client.query('COMMIT');
-  } catch (error) {
-    await client.query('ROLLBACK').catch((second: unknown) => {
-      broken = second as Error;
+    await inTurn(client, `sagax service ${schema}`, async () => {
+      await ensureSchema(client, schema);
+      await work(client);
     });
-    throw error;
+    broken = false;
   } finally {
     client.release(broken);
   }
