@@ -9,8 +9,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Kafka, type Admin } from 'kafkajs';
 import { SagaxError } from '../core/errors.ts';
 import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
+import { SharedAdmin } from './admin.ts';
 import { registerCodecs } from './codecs.ts';
-import { topicFaultOf, unavailable, withDeadline, type TopicFault } from './failures.ts';
+import { topicFaultOf, topicNotYet, unavailable, type TopicFault } from './failures.ts';
 import { KnownTopics } from './known-topics.ts';
 import {
   filterTimeoutWarning,
@@ -32,8 +33,6 @@ const TOPIC_LIMIT_MS = 15_000;
  * an hour ahead (since Kafka 4.0), and deletes early what comes from one whose clock is days behind.
  */
 const BROKERS_TIME = { name: 'message.timestamp.type', value: 'LogAppendTime' };
-/** What brokers say of a topic that is being made (or deleted); kafkajs tries the first of them once only. */
-const NOT_YET = ['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE', 'NOT_LEADER_FOR_PARTITION'];
 
 /** @throws SagaxError CONFIG_INVALID. Nothing is connected before the first call. */
 export function createKafkaBus(options: KafkaBusOptions): Bus {
@@ -46,7 +45,7 @@ class KafkaBus implements Bus {
   readonly #topics: KnownTopics;
   readonly #publisher: KafkaPublisher;
   readonly #subscriptions = new Set<KafkaSubscription>();
-  #admin: Promise<Admin> | null = null;
+  readonly #admin: SharedAdmin;
   #closed = false;
 
   constructor(settings: KafkaSettings) {
@@ -56,6 +55,7 @@ class KafkaBus implements Bus {
       settings.log.debug({}, 'this kafkajs is built otherwise: its timers are left as they are');
     }
     this.#settings = settings;
+    this.#admin = new SharedAdmin(settings);
     this.#topics = new KnownTopics((topic) => this.#faultOf(topic), settings.publishTimeoutMs);
     this.#publisher = new KafkaPublisher(new Kafka(settings.client), settings, this.#topics);
   }
@@ -88,45 +88,46 @@ class KafkaBus implements Bus {
   /** @returns null when all are there, else what to say if they never are */
   async #makeMissing(wanted: ReadonlyMap<string, number>): Promise<SagaxError | null> {
     try {
-      const missing = await this.#ask(
+      const missing = await this.#admin.ask(
         (admin) => this.#missingTopics(admin, wanted),
         ADMIN_LIMIT_MS,
       );
       if (missing.length === 0) return null;
-      await this.#ask((admin) => this.#createTopics(admin, missing), ADMIN_LIMIT_MS);
+      await this.#admin.ask((admin) => this.#createTopics(admin, missing), ADMIN_LIMIT_MS);
       const names = missing.map(({ topic }) => topic).join(', ');
       return unavailable(`the topics ${names} did not appear`);
     } catch (error) {
-      if (error instanceof SagaxError && saysNotYet(error.cause)) return error;
+      if (error instanceof SagaxError && topicNotYet(error.cause)) return error;
       throw error;
     }
   }
 
   async endOffsets(topic: string): Promise<Map<number, bigint>> {
-    const offsets = await this.#ask((admin) => admin.fetchTopicOffsets(topic), ADMIN_LIMIT_MS);
+    const offsets = await this.#admin.ask(
+      (admin) => admin.fetchTopicOffsets(topic),
+      ADMIN_LIMIT_MS,
+    );
     const sorted = offsets.sort((a, b) => a.partition - b.partition);
     return new Map(sorted.map(({ partition, offset }) => [partition, BigInt(offset)]));
   }
 
   async ping(): Promise<void> {
-    await this.#ask((admin) => admin.describeCluster(), PING_LIMIT_MS);
+    await this.#admin.ask((admin) => admin.describeCluster(), PING_LIMIT_MS);
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
     await this.#publisher.close();
-    const admin = await this.#admin?.catch(() => null);
-    await admin?.disconnect().catch(() => undefined);
+    await this.#admin.close();
   }
 
   async #faultOf(topic: string): Promise<TopicFault | null> {
-    return this.#ask(async (admin) => {
+    return this.#admin.ask(async (admin) => {
       try {
         await admin.fetchTopicMetadata({ topics: [topic] });
         return null;
       } catch (error) {
-        // An answer, and no failure of the client.
         const fault = topicFaultOf(error);
         if (fault === null) throw error;
         return fault;
@@ -169,30 +170,6 @@ class KafkaBus implements Bus {
       if (!isAlreadyThere(error)) throw error;
     }
   }
-
-  /** Runs an admin request in bounded time. A client that failed is replaced by the next call. */
-  async #ask<T>(request: (admin: Admin) => Promise<T>, limitMs: number): Promise<T> {
-    if (this.#closed) throw unavailable('this bus has been closed');
-    this.#admin ??= this.#connectAdmin();
-    const admin = this.#admin;
-    const startedAt = performance.now();
-    const { connections } = this.#settings;
-    try {
-      const answer = await withDeadline(admin.then(request), limitMs);
-      connections.proved();
-      return answer;
-    } catch (error) {
-      if (this.#admin === admin) this.#admin = null;
-      admin.then((gone) => gone.disconnect()).catch(() => undefined);
-      throw connections.failure(error, limitMs, startedAt);
-    }
-  }
-
-  async #connectAdmin(): Promise<Admin> {
-    const admin = new Kafka(this.#settings.client).admin();
-    await admin.connect();
-    return admin;
-  }
 }
 
 function assertPartitions(topic: string, found: number, wanted: number): void {
@@ -202,11 +179,6 @@ function assertPartitions(topic: string, found: number, wanted: number): void {
     `Topic ${topic} has ${found} partitions, and ${wanted} are wanted. Set the partition count to ${found}, ` +
       'or use another topic prefix: adding partitions to a topic in use moves keys to other partitions.',
   );
-}
-
-function saysNotYet(error: unknown): boolean {
-  const { type, cause } = (error ?? {}) as { type?: string; cause?: { type?: string } };
-  return NOT_YET.includes(type ?? '') || NOT_YET.includes(cause?.type ?? '');
 }
 
 function isAlreadyThere(error: unknown): boolean {

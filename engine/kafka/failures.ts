@@ -185,6 +185,14 @@ export function topicFaultOf(error: unknown): TopicFault | null {
   return TOPIC_FAULTS.find((fault) => facts.has(fault)) ?? null;
 }
 
+/** What they say of a topic that is being made (or deleted); kafkajs tries the first of them once only. */
+const NOT_YET = ['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE', 'NOT_LEADER_FOR_PARTITION'];
+
+export function topicNotYet(error: unknown): boolean {
+  const facts = factsOf(error);
+  return NOT_YET.some((answer) => facts.has(answer));
+}
+
 /** Name, type, code and message of an error and of all its causes. */
 function factsOf(error: unknown): Set<string> {
   const facts = new Set<string>();

@@ -3,7 +3,7 @@
  *
  * The admin client is a stand-in whose answers are those that brokers were seen to give.
  */
-import { expect, it, vi } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { createKafkaBus } from '../../engine/kafka/bus.ts';
 
 class BrokerSays extends Error {
@@ -68,4 +68,58 @@ it('does not try again what no waiting mends', async () => {
   await expect(bus.ensureTopics([spec])).rejects.toMatchObject({ code: 'BUS_UNAVAILABLE' });
   expect(admin.createTopics).toHaveBeenCalledTimes(1);
   await bus.close();
+});
+
+describe('services that ask at once by one client', () => {
+  const client = (): void => {
+    for (const call of Object.values(admin)) call.mockReset();
+    admin.connect.mockResolvedValue();
+    admin.disconnect.mockResolvedValue();
+    admin.listTopics.mockResolvedValue(['t']);
+  };
+
+  it.each([new Error('Closed connection'), new BrokerSays('TOPIC_AUTHORIZATION_FAILED')])(
+    'have their answers although one had %o, and it is closed after the last',
+    async (failure) => {
+      client();
+      const second = Promise.withResolvers<object>();
+      admin.fetchTopicMetadata
+        .mockRejectedValueOnce(failure)
+        .mockReturnValueOnce(second.promise)
+        .mockResolvedValue(there);
+      // As kafkajs does it: a request that is on its way fails when its client is closed.
+      admin.disconnect.mockImplementation(() => {
+        second.reject(new Error('Closed connection'));
+        return Promise.resolve();
+      });
+      const bus = createKafkaBus({ brokers: ['127.0.0.1:1'] });
+      const asked = [bus.ensureTopics([spec]), bus.ensureTopics([spec])];
+      await expect(asked[0]).rejects.toMatchObject({ code: 'BUS_UNAVAILABLE' });
+      // The next one has a client of its own.
+      await bus.ensureTopics([spec]);
+      expect(admin.connect).toHaveBeenCalledTimes(2);
+      expect(admin.disconnect).not.toHaveBeenCalled();
+      second.resolve(there);
+      await asked[1];
+      expect(admin.disconnect).toHaveBeenCalledTimes(1);
+      await bus.close();
+      expect(admin.disconnect).toHaveBeenCalledTimes(2);
+    },
+  );
+
+  it('wait on when they are told that a topic is not there yet, and none is cut off', async () => {
+    client();
+    const second = Promise.withResolvers<object>();
+    admin.fetchTopicMetadata
+      .mockRejectedValueOnce(new BrokerSays('UNKNOWN_TOPIC_OR_PARTITION'))
+      .mockReturnValueOnce(second.promise)
+      .mockResolvedValue(there);
+    const bus = createKafkaBus({ brokers: ['127.0.0.1:1'] });
+    const asked = [bus.ensureTopics([spec]), bus.ensureTopics([spec])];
+    await asked[0];
+    expect(admin.disconnect).not.toHaveBeenCalled();
+    second.resolve(there);
+    await asked[1];
+    await bus.close();
+  });
 });
