@@ -24,8 +24,11 @@ import type {
   Batch,
   Insert,
   Original,
+  Part,
   ParticipantStore,
+  PartKind,
 } from './ports.ts';
+import { HandlerAbandoned } from './ports.ts';
 import { RunScope } from './run.ts';
 import { inputFor, runHandler } from './transactions.ts';
 
@@ -54,6 +57,12 @@ type Ended = Ran | 'alone' | 'unwanted';
 type Settled = { outcome: Ended } | { error: unknown };
 /** `again`: it was not begun, and goes into the next batch. */
 type Left = Settled | 'again';
+
+/** Its handler is to be run. */
+interface Ready<Tx> {
+  readonly one: Waiting<Tx>;
+  readonly original: Original | null;
+}
 
 interface Waiting<Tx> {
   readonly item: BatchItem<Tx>;
@@ -188,7 +197,9 @@ class Run<Tx> {
   readonly #told: (Told & { message: BusMessage })[] = [];
   #ours: ReadonlySet<string> = new Set();
   #rows: ReadonlyMap<string, BarrierRow> = new Map();
-  #handler: string | null = null;
+  /** Commands whose handlers are at work. */
+  readonly #atWork = new Map<Waiting<Tx>, string>();
+  #isSpoilt = false;
   /** By the monotonic clock. */
   #limitAt = Infinity;
   /** How long all handlers took together, their savepoints included. */
@@ -200,9 +211,9 @@ class Run<Tx> {
     this.#items = items;
   }
 
-  /** The handler that was at work when the batch took too long is no longer put with others for a while. */
+  /** Handlers that were at work when the batch took too long are no longer put with others for a while. */
   blame(): void {
-    if (this.#handler !== null) this.#deps.pace.heldUp(this.#handler);
+    for (const command of new Set(this.#atWork.values())) this.#deps.pace.heldUp(command);
   }
 
   async run(batch: Batch<Tx>): Promise<ReadonlyMap<Waiting<Tx>, Left>> {
@@ -218,15 +229,17 @@ class Run<Tx> {
     await this.#scope.guard(Promise.all([this.#enter(batch), begun]));
     const startedAt = clock.monotonic();
     this.#limitAt = startedAt + shortMs;
+    const ready = this.#items.map((one) => this.#look(one)).filter((one) => one !== null);
     let closed: Left | null = null;
-    for (const one of this.#items) {
-      const ready = this.#look(one);
-      if (ready === null) continue;
+    while (ready.length > 0) {
+      const next = ready.splice(0, this.#countOfNext(ready));
       if (closed !== null) {
-        this.#withdraw(one, closed);
+        for (const { one } of next) this.#withdraw(one, closed);
         continue;
       }
-      if (await this.#runPart(batch, one, ready.original)) closed = { outcome: 'alone' };
+      const isLast =
+        next.length > 1 ? await this.#runTogether(batch, next) : await this.#runAlone(batch, next);
+      if (isLast) closed = { outcome: 'alone' };
       this.handlersMs = clock.monotonic() - startedAt;
       if (this.handlersMs > OVERRUN * pace.budgetMs) closed ??= 'again';
     }
@@ -260,8 +273,38 @@ class Run<Tx> {
     if (others.length > 0) this.#rows = await batch.read(others);
   }
 
+  /** How many are begun at once: those in front that are trusted to be one statement each, or just the first. */
+  #countOfNext(ready: readonly Ready<Tx>[]): number {
+    const { trust } = this.#deps;
+    const end = ready.findIndex(({ one }) => !trust.hasSingle(one.item.target.entry.command));
+    return Math.max(1, end < 0 ? ready.length : end);
+  }
+
+  /** @returns whether no handler may come after it. @throws what costs the whole batch */
+  #runAlone(batch: Batch<Tx>, [ready]: readonly Ready<Tx>[]): Promise<boolean> {
+    if (ready === undefined) return Promise.resolve(false);
+    const { command } = ready.one.item.target.entry;
+    return this.#runPart(batch, ready, this.#deps.trust.has(command) ? 'kept' : 'undoable');
+  }
+
+  /** @returns false: none leaves anything behind. @throws what costs the whole batch, when all of them have ended */
+  async #runTogether(batch: Batch<Tx>, all: readonly Ready<Tx>[]): Promise<false> {
+    const { clock, pace } = this.#deps;
+    const startedAt = clock.monotonic();
+    const begun = batch.together(() => all.map((ready) => this.#runPart(batch, ready, 'single')));
+    const ends = await Promise.allSettled(begun);
+    const shareMs = (clock.monotonic() - startedAt) / all.length;
+    for (const { one } of all) pace.note(one.item.target.entry.command, shareMs);
+    const errors = ends.flatMap((end) =>
+      end.status === 'rejected' ? [end.reason as unknown] : [],
+    );
+    if (errors.length === 0) return false;
+    // Of a handler that still goes on the transaction's end must know: its connection can't be used again.
+    throw errors.find((error) => error instanceof HandlerAbandoned) ?? errors[0];
+  }
+
   /** What the rows say about a command. @returns null when its handler is not to be run. */
-  #look(one: Waiting<Tx>): { original: Original | null } | null {
+  #look(one: Waiting<Tx>): Ready<Tx> | null {
     const { step, target } = one.item;
     const { commandId } = target.entry;
     if (!this.#ours.has(commandId)) {
@@ -271,7 +314,7 @@ class Run<Tx> {
       else this.#settle(one, { verdict: verdictOf(row), repeated: true });
       return null;
     }
-    if (step === null) return { original: null };
+    if (step === null) return { one, original: null };
     const row = this.#ours.has(step.commandId) ? null : this.#rows.get(step.commandId);
     if (row === undefined || row?.state === 'running') {
       this.#withdraw(one, { outcome: 'alone' });
@@ -285,16 +328,16 @@ class Run<Tx> {
       return null;
     }
     const output = row.state === 'done' ? row.output : null;
-    return { original: { commandId: step.commandId, input: row.input, output } };
+    return { one, original: { commandId: step.commandId, input: row.input, output } };
   }
 
   /** @returns whether no handler may come after it. @throws what costs the whole batch */
-  async #runPart(batch: Batch<Tx>, one: Waiting<Tx>, original: Original | null): Promise<boolean> {
+  async #runPart(batch: Batch<Tx>, { one, original }: Ready<Tx>, kind: PartKind): Promise<boolean> {
     const deps = this.#deps;
     const target = { ...one.item.target, original };
     const { command } = target.entry;
-    this.#handler = command;
-    const part = batch.part(!deps.trust.has(command));
+    this.#atWork.set(one, command);
+    const part = batch.part(kind);
     try {
       const input = inputFor(deps, target);
       const { answer, message } = await runHandler(
@@ -304,12 +347,12 @@ class Run<Tx> {
         input,
         part.tx,
         this.#scope,
+        kind !== 'single',
       );
       const isKept = answer.state === 'done';
       if (!isKept) deps.trust.failed(command);
-      const ended = await this.#scope.guard(part.end(isKept ? 'keep' : 'undo'));
-      this.#handler = null;
-      if (isKept && ended.sound) deps.trust.succeeded(command);
+      const ended = await this.#end(one, part, isKept ? 'keep' : 'undo');
+      if (isKept && ended.sound) deps.trust.succeeded(command, part.statements);
       // A success on top of a failed statement: by itself it will be told so.
       if (!ended.sound && isKept) this.#withdraw(one, { outcome: 'alone' });
       else this.#answer(one, answer, message);
@@ -318,13 +361,29 @@ class Run<Tx> {
       return ended.last;
     } catch (error) {
       if (this.#scope.signal.aborted || deps.store.isTransient(error)) throw error;
-      deps.trust.failed(command);
-      const ended = await this.#scope.guard(part.end('undo'));
-      this.#handler = null;
+      this.#distrust(command, kind === 'single' ? part.statements : 0);
+      const ended = await this.#end(one, part, 'undo');
       // What the database refused may be owed to the company it was in.
       this.#withdraw(one, ended.sound ? { error } : { outcome: 'alone' });
       return false;
     }
+  }
+
+  async #end(one: Waiting<Tx>, part: Part<Tx>, what: 'keep' | 'undo'): ReturnType<Part<Tx>['end']> {
+    try {
+      return await this.#scope.guard(part.end(what));
+    } finally {
+      // Else it is one of those that the batch was given up for.
+      if (!this.#scope.signal.aborted) this.#atWork.delete(one);
+    }
+  }
+
+  /** Those that are under way beside one that has spoilt the transaction fail with it, and are not to blame. */
+  #distrust(command: string, statements: number): void {
+    if (this.#isSpoilt) return;
+    this.#isSpoilt = this.#atWork.size > 1;
+    if (statements > 1) this.#deps.trust.hadMore(command);
+    else this.#deps.trust.failed(command);
   }
 
   #answer(one: Waiting<Tx>, answer: Answer, message: BusMessage): void {

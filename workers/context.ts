@@ -34,18 +34,22 @@ function withFields(log: Log, fixed: object): Log {
   };
 }
 
-/** Runs a handler and reports how long it took, whatever comes of it. */
+/**
+ * Runs a handler and reports how long it took, whatever comes of it.
+ * @param note tells the pace of its command; while others run beside it, its time is not its own
+ */
 export async function timed<Tx, T>(
   deps: ExecuteDeps<Tx>,
   target: Target<Tx>,
   run: () => Promise<T>,
+  note = true,
 ): Promise<T> {
   const startedAt = deps.clock.monotonic();
   try {
     return await run();
   } finally {
     const tookMs = deps.clock.monotonic() - startedAt;
-    deps.pace.note(target.entry.command, tookMs);
+    if (note) deps.pace.note(target.entry.command, tookMs);
     deps.metrics.handlerMs(tookMs, {
       service: deps.service,
       command: target.entry.command,

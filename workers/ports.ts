@@ -79,15 +79,24 @@ export interface Insert {
   readonly state: 'running' | 'superseded';
 }
 
-/** One handler's share of a transaction that several of them use, one after the other. */
+/**
+ * How a part of a shared transaction is begun. `undoable`: it can be taken back by itself, which costs a savepoint.
+ * `kept`: it can't. `single`: it can't, and is for one statement at most, so that others may be begun before it has ended.
+ */
+export type PartKind = 'undoable' | 'kept' | 'single';
+
+/** One handler's share of a transaction that several of them use. */
 export interface Part<Tx> {
-  /** What the handler works through; dead once the part has ended. */
+  /** What the handler works through; dead once the part has ended. The second statement of a `single` one is refused. */
   readonly tx: Tx;
+  /** Statements so far; one that can't be seen to end, or that leaves something behind for others, counts as many. */
+  readonly statements: number;
   /**
    * Ends it, and with `undo` takes back all that was done through `tx`. `sound`: no statement of it had failed;
    * one that is not is taken back in any case. `last`: it has left settings of the transaction behind that a
    * handler after it would meet, so that none may come after it.
-   * @throws when the transaction is no longer usable: also when something is to be taken back that has no way back
+   * @throws when the transaction is no longer usable: also when something is to be taken back that has no way back,
+   * or when a `single` one would have had more than its statement
    */
   end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }>;
 }
@@ -102,11 +111,10 @@ export interface Batch<Tx> {
    */
   insert(rows: readonly Insert[]): Promise<ReadonlySet<string>>;
   read(commandIds: readonly string[]): Promise<ReadonlyMap<string, BarrierRow>>;
-  /**
-   * Begins the share of the next handler; the one before must have ended.
-   * @param wayBack whether it can be taken back by itself, which costs a savepoint
-   */
-  part(wayBack: boolean): Part<Tx>;
+  /** Begins the share of the next handler; the one before must have ended, but where both are `single`. */
+  part(kind: PartKind): Part<Tx>;
+  /** Runs `begin`; what the handlers that it begins say to the database at once goes there together. */
+  together<T>(begin: () => T): T;
   /**
    * The last step: takes away the rows of `withdrawn`, which this transaction has inserted, as if they had never
    * been there, and stores the answers. @throws when one of those rows isn't there

@@ -120,10 +120,11 @@ export async function runHandler<Tx>(
   input: unknown,
   tx: Tx,
   scope: RunScope,
+  isByItself = true,
 ): Promise<{ answer: Answer; message: BusMessage }> {
   const { handler } = target;
   const context = { ...contextOf(deps, target, input, scope), tx };
-  const result = await timed(deps, target, () => scope.guard(call(() => run(context))));
+  const result = await timed(deps, target, () => scope.guard(call(() => run(context))), isByItself);
   const verdict = interpret(handler.contract, result);
   if (verdict.state === 'pending') {
     throw new CommandFailure('OUTPUT_INVALID', 'Only an effect handler can answer pending().');

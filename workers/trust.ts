@@ -1,18 +1,40 @@
 /**
- * Which commands' handlers are trusted to need no way back: their work in a shared transaction has no savepoint.
+ * What commands' handlers are trusted with in a shared transaction: that they need no way back, so that their work has
+ * no savepoint, and that they make one statement at most, so that the next one is begun before they have ended.
  *
- * Guards that a savepoint, which costs as much as a small statement, is spared where it has long been of no use, and
- * that those who need one get it: without it, work that must be taken back costs the whole transaction, whose
- * commands then run one by one. Whoever has cost that must be of no use for twice as long before it is spared again.
+ * Guards that a savepoint or a way to the database and back, each dearer than a small statement, is spared where it
+ * has long been of no use, and that those who need it get it: trust that was wrong costs the whole transaction, whose
+ * commands then run one by one. Whoever has cost that must do without for twice as long before it is trusted again.
  */
 
 /** Successes in a row that earn trust. */
 const FIRST_EARNED = 100;
 const LONGEST_EARNED = 100_000;
 
+/** A row of runs that went well. */
+class Streak {
+  #length = 0;
+  #earned = FIRST_EARNED;
+
+  get isTrusted(): boolean {
+    return this.#length >= this.#earned;
+  }
+
+  goOn(): void {
+    this.#length += 1;
+  }
+
+  end(): void {
+    if (this.isTrusted) this.#earned = Math.min(LONGEST_EARNED, this.#earned * 2);
+    this.#length = 0;
+  }
+}
+
 interface Past {
-  successes: number;
-  earned: number;
+  /** Of work that was kept. */
+  kept: Streak;
+  /** Of work that was one statement at most. */
+  single: Streak;
 }
 
 export class Trust {
@@ -20,24 +42,34 @@ export class Trust {
   readonly #pasts = new Map<string, Past>();
 
   has(command: string): boolean {
-    const past = this.#pasts.get(command);
-    return past !== undefined && past.successes >= past.earned;
+    return this.#pasts.get(command)?.kept.isTrusted ?? false;
   }
 
-  /** Its work was kept. */
-  succeeded(command: string): void {
-    this.#of(command).successes += 1;
+  /** Whether others may be begun before it has ended. */
+  hasSingle(command: string): boolean {
+    const past = this.#pasts.get(command);
+    return past !== undefined && past.kept.isTrusted && past.single.isTrusted;
+  }
+
+  /** Its work was kept, and was so many statements. */
+  succeeded(command: string, statements: number): void {
+    this.#of(command).kept.goOn();
+    if (statements <= 1) this.#of(command).single.goOn();
+    else this.hadMore(command);
   }
 
   /** Its work had to be taken back. */
   failed(command: string): void {
-    const past = this.#of(command);
-    if (this.has(command)) past.earned = Math.min(LONGEST_EARNED, past.earned * 2);
-    past.successes = 0;
+    this.#of(command).kept.end();
+  }
+
+  /** It was more than one statement. */
+  hadMore(command: string): void {
+    this.#of(command).single.end();
   }
 
   #of(command: string): Past {
-    const past = this.#pasts.get(command) ?? { successes: 0, earned: FIRST_EARNED };
+    const past = this.#pasts.get(command) ?? { kept: new Streak(), single: new Streak() };
     this.#pasts.set(command, past);
     return past;
   }

@@ -7,6 +7,7 @@ import { batchSuite } from './support/batch-suite.ts';
 import { commandFor, reserve } from './support/contracts.ts';
 import { executions, trusting } from './support/executions.ts';
 import { postgresRig, type PgRig } from './support/postgres-rig.ts';
+import { Trust } from '../../workers/trust.ts';
 
 for (const pipeline of [false, true]) {
   const name = pipeline ? 'postgres, statements sent ahead' : 'postgres';
@@ -86,12 +87,13 @@ function inOne(pipeline: boolean): void {
   const together = async (
     items: readonly string[],
     run: (context: Context) => Promise<unknown>,
+    trust = new Trust(),
   ) => {
     const handler: Handler<PgTx> = transactional<typeof reserve, PgTx>(reserve, async (context) => {
       await run(context);
       return { reservation: context.commandId };
     });
-    const world = executions(rig, rig.connect(), [handler], 'in batches');
+    const world = executions(rig, rig.connect(), [handler], 'in batches', { trust });
     const commands = items.map((item) => commandOf(item));
     const replies = await Promise.all(commands.map((command) => world.run(command)));
     expect(world.batches).toBe(1);
@@ -142,13 +144,110 @@ function inOne(pipeline: boolean): void {
       own.push(rows[0]?.own === true);
       return { reservation: context.commandId };
     });
-    for (const trust of [undefined, trusting(reserve)]) {
+    for (const trust of [undefined, trusting(2, reserve)]) {
       const options = trust === undefined ? {} : { trust };
       const world = executions(rig, rig.connect(), [handler], 'in batches', options);
       await Promise.all(['a', 'b'].map((item) => world.run(commandOf(item))));
       expect(world.batches).toBe(1);
     }
     expect(own).toEqual([false, false, true, true]);
+  });
+
+  describe('that are trusted to be one statement each', () => {
+    const counter = (key: string) =>
+      rig.pool.query('INSERT INTO counters VALUES ($1, 0) ON CONFLICT (key) DO UPDATE SET n = 0', [
+        key,
+      ]);
+
+    test('are begun before the first has ended, and their statements come one after the other', async () => {
+      await counter('shared');
+      let begun = 0;
+      const seen: { begun: number; n: number }[] = [];
+      const { outcomes } = await together(
+        ['a', 'b', 'c', 'd'],
+        async ({ tx }) => {
+          // A promise or two before it make no difference.
+          await Promise.resolve();
+          begun += 1;
+          const { rows } = await tx.query<{ n: number }>(
+            `UPDATE counters SET n = n + 1 WHERE key = 'shared' RETURNING n::int`,
+          );
+          seen.push({ begun, n: rows[0]?.n ?? 0 });
+        },
+        trusting(1, reserve),
+      );
+      expect(outcomes).toEqual(Array.from({ length: 4 }, () => 'succeeded'));
+      expect(seen).toEqual([1, 2, 3, 4].map((n) => ({ begun: 4, n })));
+    });
+
+    // Locks are no help among those who share a transaction: only their order is.
+    test.each([
+      ['lets through its error', (tx: PgTx, text: string) => tx.query(text)],
+      [
+        'swallows it',
+        async (tx: PgTx, text: string) => {
+          try {
+            await tx.query(text);
+          } catch {
+            // As if nothing had happened.
+          }
+        },
+      ],
+    ])('one that has more of them, and %s, loses no update', async (_, ask) => {
+      await counter('shared');
+      const trust = trusting(1, reserve);
+      const { outcomes } = await together(
+        ['a', 'b', 'c', 'd'],
+        async ({ tx }) => {
+          const text = `SELECT n::int FROM counters WHERE key = 'shared' FOR UPDATE`;
+          const { rows } = await tx.query<{ n: number }>(text);
+          const next = (rows[0]?.n ?? 0) + 1;
+          await ask(tx, `UPDATE counters SET n = ${next} WHERE key = 'shared'`);
+        },
+        trust,
+      );
+      expect(outcomes).toEqual(Array.from({ length: 4 }, () => 'succeeded'));
+      expect(await rig.count('shared')).toBe(4);
+      // It goes on without a savepoint, and waits for its turn.
+      expect([trust.has(reserve.name), trust.hasSingle(reserve.name)]).toEqual([true, false]);
+    });
+
+    test.each([
+      ['fails', 'SELECT 1/0', 'failed'],
+      ['makes a setting', `SET LOCAL app.tenant = 'a'`, 'succeeded'],
+    ])('one that %s changes nothing for the others', async (_, text, outcome) => {
+      const { commands, outcomes } = await together(
+        ['x', 'odd', 'y'],
+        async ({ tx, input, sagaId }) => {
+          const isOdd = input.item === 'odd';
+          await tx
+            .query(
+              isOdd
+                ? text
+                : `INSERT INTO counters VALUES ($1, 1) RETURNING current_setting('app.tenant', true)`,
+              isOdd ? [] : [sagaId],
+            )
+            .then(({ rows: [row] }) => expect(Object.values(row ?? {})).not.toContain('a'));
+        },
+        trusting(1, reserve),
+      );
+      expect(outcomes).toEqual(['succeeded', outcome, 'succeeded']);
+      expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
+    });
+
+    test('one that is told by callback is run in its turn from then on', async () => {
+      const trust = trusting(1, reserve);
+      const count = (key: string) =>
+        `INSERT INTO counters VALUES ('${key}', 1) ON CONFLICT (key) DO UPDATE SET n = counters.n + 1`;
+      const { commands, outcomes } = await together(
+        ['a', 'b'],
+        async ({ tx, sagaId }) => tx.query(count(sagaId), () => undefined),
+        trust,
+      );
+      expect(outcomes).toEqual(['succeeded', 'succeeded']);
+      expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 1]);
+      expect(trust.hasSingle(reserve.name)).toBe(false);
+    });
   });
 
   test('a handler can neither end the transaction nor use it when it has returned', async () => {

@@ -11,6 +11,7 @@ import {
   type Batch,
   type Insert,
   type Part,
+  type PartKind,
 } from '../ports.ts';
 import type { MemoryTransaction, MemoryTx } from './transaction.ts';
 
@@ -39,8 +40,12 @@ export class MemoryBatch implements Batch<MemoryTx> {
     return rows;
   }
 
-  part(wayBack: boolean): Part<MemoryTx> {
-    return new MemoryPart(this.#transaction, wayBack);
+  part(kind: PartKind): Part<MemoryTx> {
+    return new MemoryPart(this.#transaction, kind);
+  }
+
+  together<T>(begin: () => T): T {
+    return begin();
   }
 
   async finish(
@@ -58,12 +63,13 @@ class MemoryPart implements Part<MemoryTx> {
   readonly #transaction: MemoryTransaction;
   /** Set at the first use of `tx`: before it there is nothing to go back from. */
   #saved: Promise<void> | null = null;
-  readonly #wayBack: boolean;
+  readonly #kind: PartKind;
   #open = true;
+  statements = 0;
 
-  constructor(transaction: MemoryTransaction, wayBack: boolean) {
+  constructor(transaction: MemoryTransaction, kind: PartKind) {
     this.#transaction = transaction;
-    this.#wayBack = wayBack;
+    this.#kind = kind;
     const tx = transaction.handle(() => this.#open);
     this.tx = {
       get: (key) => this.#use(() => tx.get(key)),
@@ -76,18 +82,25 @@ class MemoryPart implements Part<MemoryTx> {
   async end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }> {
     this.#open = false;
     await this.#saved;
+    if (this.#isTooMuch()) throw new NoWayBack();
     if (what === 'keep' || this.#saved === null) return { sound: true, last: false };
-    if (!this.#wayBack) throw new NoWayBack();
+    if (this.#kind !== 'undoable') throw new NoWayBack();
     await this.#transaction.rollbackToSavepoint();
     return { sound: true, last: false };
   }
 
   async #use<T>(run: () => Promise<T>): Promise<T> {
     if (this.#open) {
-      this.#saved ??= this.#wayBack ? this.#transaction.savepoint() : Promise.resolve();
+      this.statements += 1;
+      if (this.#isTooMuch()) throw new NoWayBack();
+      this.#saved ??= this.#kind === 'undoable' ? this.#transaction.savepoint() : Promise.resolve();
     }
     await this.#saved;
     return run();
+  }
+
+  #isTooMuch(): boolean {
+    return this.#kind === 'single' && this.statements > 1;
   }
 }
 

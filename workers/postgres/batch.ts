@@ -1,8 +1,9 @@
 /**
  * The barrier of many commands in one transaction: few statements for all of them, a savepoint for each.
  *
- * Guards that one handler's work can be taken back without that of the others, and that a statement of it
- * that failed unseen is noticed before the next handler begins. Lock order: all barrier rows, by command
+ * Guards that one handler's work can be taken back without that of the others, that a statement of it that failed
+ * unseen is noticed before the next handler begins, and that those which are begun before others have ended come
+ * out as if they had been one after the other: each is one statement, and the server does these in turn. Lock order: all barrier rows, by command
  * id, before the first row of the participant's own.
  */
 import type pg from 'pg';
@@ -15,6 +16,7 @@ import {
   type Batch,
   type Insert,
   type Part,
+  type PartKind,
 } from '../ports.ts';
 import type { TableNames } from './names.ts';
 import { leavesTraces } from './statements.ts';
@@ -30,18 +32,24 @@ import {
 } from './transaction.ts';
 
 const SAVEPOINT = 'sagax_part';
+/** What a statement counts as behind which no other one may come unseen. */
+const MANY = 2;
 /** What a statement fails with whose rows are missing. */
 const DIVISION_BY_ZERO = '22012';
 
 /** What is sent within leaves together: a write to the socket costs more than a small statement does. */
 export function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
-  const { stream } = (client as pg.ClientBase & { connection: pg.Connection }).connection;
+  const { stream } = connectionOf(client);
   stream.cork();
   try {
     return send();
   } finally {
     stream.uncork();
   }
+}
+
+function connectionOf(client: pg.ClientBase): pg.Connection {
+  return (client as pg.ClientBase & { connection: pg.Connection }).connection;
 }
 
 export class PostgresBatch implements Batch<PgTx> {
@@ -105,8 +113,17 @@ export class PostgresBatch implements Batch<PgTx> {
     return new Map(rows.map((raw) => [raw.command_id, rowOf(raw)]));
   }
 
-  part(wayBack: boolean): Part<PgTx> {
-    return new PostgresPart(this.#client, wayBack ? this.#savepoint : null);
+  part(kind: PartKind): Part<PgTx> {
+    return new PostgresPart(this.#client, kind, this.#savepoint);
+  }
+
+  /** Handlers that come to their statement after some promises that are kept already count as at once. */
+  together<T>(begin: () => T): T {
+    const { stream } = connectionOf(this.#client);
+    stream.cork();
+    // Behind all microtasks.
+    process.nextTick(() => stream.uncork());
+    return begin();
   }
 
   /** Sends COMMIT along: statements whose rows are missing fail by themselves, and with them the commit. */
@@ -201,18 +218,19 @@ class Savepoint {
 class PostgresPart implements Part<PgTx> {
   readonly tx: PgTx;
   readonly #client: pg.ClientBase;
-  readonly #savepoint: Savepoint | null;
+  readonly #kind: PartKind;
+  readonly #savepoint: Savepoint;
+  statements = 0;
   /** Sent with the handler's first statement: one that needs no database costs no savepoint. */
   #saved: Promise<unknown> | null = null;
-  #used = false;
   /** Statements whose end was not seen yet. */
   #underWay = 0;
   #last = false;
   #open = true;
 
-  /** @param savepoint null for a part that can't be taken back by itself */
-  constructor(client: pg.ClientBase, savepoint: Savepoint | null) {
+  constructor(client: pg.ClientBase, kind: PartKind, savepoint: Savepoint) {
     this.#client = client;
+    this.#kind = kind;
     this.#savepoint = savepoint;
     const query = (...args: unknown[]): unknown => this.#query(args);
     this.tx = { query } as PgTx;
@@ -220,13 +238,14 @@ class PostgresPart implements Part<PgTx> {
 
   async end(what: 'keep' | 'undo'): Promise<{ sound: boolean; last: boolean }> {
     this.#open = false;
-    if (!this.#used) return { sound: true, last: false };
+    if (this.#isTooMuch()) throw new NoWayBack();
+    if (this.statements === 0) return { sound: true, last: false };
     await this.#saved;
     const status = await this.#status();
     if (status !== 'T' && status !== 'E') throw new Error('The transaction is no longer open.');
     const sound = status === 'T';
     if (what === 'keep' && sound) return { sound, last: this.#last };
-    if (this.#savepoint === null) throw new NoWayBack();
+    if (this.#kind !== 'undoable') throw new NoWayBack();
     await this.#client.query(`ROLLBACK TO SAVEPOINT ${SAVEPOINT}`);
     return { sound, last: false };
   }
@@ -237,8 +256,10 @@ class PostgresPart implements Part<PgTx> {
     }
     const text = textOfStatement(args[0]);
     assertAllowed(text);
-    this.#used = true;
-    if (text === undefined || leavesTraces(text)) this.#last = true;
+    const isTrace = text === undefined || leavesTraces(text);
+    if (isTrace) this.#last = true;
+    this.statements += isTrace ? MANY : 1;
+    if (this.#isTooMuch()) throw new NoWayBack();
     const run = this.#client.query as (...all: unknown[]) => unknown;
     const result = inOnePacket(this.#client, () => {
       this.#save();
@@ -249,16 +270,23 @@ class PostgresPart implements Part<PgTx> {
   }
 
   #save(): void {
-    if (this.#saved !== null || this.#savepoint === null) return;
+    if (this.#saved !== null || this.#kind !== 'undoable') return;
     // Sent, not awaited: the connection does its statements in the order in which they were given.
     this.#saved = this.#client.query(this.#savepoint.next());
     this.#saved.catch(() => undefined);
   }
 
+  #isTooMuch(): boolean {
+    return this.#kind === 'single' && this.statements > 1;
+  }
+
   /** One that is told by callback or by events is never seen to end. */
   #watch(result: unknown): void {
     this.#underWay += 1;
-    if (!(result instanceof Promise)) return;
+    if (!(result instanceof Promise)) {
+      this.statements += MANY;
+      return;
+    }
     const ended = (): void => void (this.#underWay -= 1);
     result.then(ended, ended);
   }

@@ -30,7 +30,7 @@ export function batchSuite<Tx>(
   /** What each item has the handler do; the work is one more in the saga's counter. */
   const handlers = (doors: { [item: string]: Promise<unknown> }): Handler<Tx>[] => [
     transactional<typeof reserve, Tx>(reserve, async ({ tx, input, sagaId, commandId, reject }) => {
-      await rig.add(tx, sagaId, 1);
+      if (input.item !== 'hang') await rig.add(tx, sagaId, 1);
       await doors[input.item];
       if (input.item === 'throw') throw new Error('no luck');
       if (input.item === 'reject') return reject('SoldOut', { left: 0 }, 'none');
@@ -52,7 +52,8 @@ export function batchSuite<Tx>(
     test.each([
       ['with a way back for each', new Trust()],
       // What must be taken back costs the batch, and each of its commands runs by itself.
-      ['without', trusting(reserve, release)],
+      ['without', trusting(2, reserve, release)],
+      ['begun together', trusting(1, reserve, release)],
     ])('each command has its own reply and row, %s', async (_, trust) => {
       const alone = executions(rig, store, handlers({}), 'one by one');
       const [done, undone, rejected, late] = ['good', 'good', 'reject', 'good'].map((item) =>
@@ -97,25 +98,34 @@ export function batchSuite<Tx>(
       expect(await rig.count(cases[0]![0].sagaId)).toBe(1);
     });
 
-    test('one that hangs costs the others a while, and only itself its answer', async () => {
-      const doors = { hang: new Promise(() => undefined) };
-      const world = executions(rig, store, handlers(doors), 'in batches', {
-        transactionTimeoutMs: 200,
-      });
-      const items = ['good', 'hang', 'good'];
-      const commands = items.map((item) => doing(item));
-      const running = together(world, commands);
-      for (let left = 8; left > 0; left -= 1) await rig.elapse(200);
-      const replies = await running;
-      expect(replies.map((reply) => reply.outcome)).toEqual(['succeeded', 'failed', 'succeeded']);
-      expect(replies[1]).toMatchObject({ failure: { code: 'HANDLER_TIMEOUT' } });
-      expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
-      expect(await rig.row(commands[1]!.commandId)).toBe(null);
-      // It is known now, and the next one does not hold anybody up.
-      const before = world.batches;
-      expect(await world.run(doing('good'))).toMatchObject({ outcome: 'succeeded' });
-      expect(world.batches).toBe(before);
-    });
+    test.each([
+      ['one after the other', new Trust()],
+      ['begun together', trusting(1, reserve)],
+    ])(
+      'one that hangs costs the others a while, and only itself its answer, %s',
+      async (_, trust) => {
+        const doors = { hang: new Promise(() => undefined) };
+        const world = executions(rig, store, handlers(doors), 'in batches', {
+          transactionTimeoutMs: 200,
+          trust,
+        });
+        const items = ['good', 'hang', 'good'];
+        const commands = items.map((item) => doing(item));
+        const running = together(world, commands);
+        for (let left = 8; left > 0; left -= 1) await rig.elapse(200);
+        const replies = await running;
+        expect(replies.map((reply) => reply.outcome)).toEqual(['succeeded', 'failed', 'succeeded']);
+        expect(replies[1]).toMatchObject({ failure: { code: 'HANDLER_TIMEOUT' } });
+        expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([
+          1, 0, 1,
+        ]);
+        expect(await rig.row(commands[1]!.commandId)).toBe(null);
+        // It is known now, and the next one does not hold anybody up.
+        const before = world.batches;
+        expect(await world.run(doing('good'))).toMatchObject({ outcome: 'succeeded' });
+        expect(world.batches).toBe(before);
+      },
+    );
 
     test('a row that another transaction has holds the others up for a while only', async () => {
       const commands = [doing('good'), doing('good'), doing('good')] as const;

@@ -12,10 +12,10 @@ import { Slots } from '../../../workers/slots.ts';
 import { keptLog } from './logs.ts';
 import type { StoreRig } from './stores.ts';
 
-/** Trust that these commands have earned. */
-export function trusting(...contracts: readonly { name: string }[]): Trust {
+/** Trust that these commands have earned, with so many statements each. */
+export function trusting(statements: number, ...contracts: readonly { name: string }[]): Trust {
   const trust = new Trust();
-  for (const { name } of contracts) while (!trust.has(name)) trust.succeeded(name);
+  for (const { name } of contracts) while (!trust.has(name)) trust.succeeded(name, statements);
   return trust;
 }
 
