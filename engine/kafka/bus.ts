@@ -11,6 +11,7 @@ import { SagaxError } from '../core/errors.ts';
 import type { Bus, BusMessage, SubscribeOptions, Subscription, TopicSpec } from '../ports.ts';
 import { SharedAdmin } from './admin.ts';
 import { registerCodecs } from './codecs.ts';
+import { lightenEncoder } from './encoder.ts';
 import { topicFaultOf, topicNotYet, unavailable, type TopicFault } from './failures.ts';
 import { KnownTopics } from './known-topics.ts';
 import {
@@ -51,8 +52,9 @@ class KafkaBus implements Bus {
   constructor(settings: KafkaSettings) {
     registerCodecs();
     filterTimeoutWarning();
-    if (!quietenRequestQueues()) {
-      settings.log.debug({}, 'this kafkajs is built otherwise: its timers are left as they are');
+    const isAsExpected = [quietenRequestQueues(), lightenEncoder()].every(Boolean);
+    if (!isAsExpected) {
+      settings.log.debug({}, 'this kafkajs is built otherwise: parts of it are left as they are');
     }
     this.#settings = settings;
     this.#admin = new SharedAdmin(settings);
