@@ -28,7 +28,7 @@ import type {
   ParticipantStore,
   PartKind,
 } from './ports.ts';
-import { HandlerAbandoned } from './ports.ts';
+import { HandlerAbandoned, NoWayBack } from './ports.ts';
 import { RunScope } from './run.ts';
 import { inputFor, runHandler } from './transactions.ts';
 
@@ -199,7 +199,6 @@ class Run<Tx> {
   #rows: ReadonlyMap<string, BarrierRow> = new Map();
   /** Commands whose handlers are at work. */
   readonly #atWork = new Map<Waiting<Tx>, string>();
-  #isSpoilt = false;
   /** By the monotonic clock. */
   #limitAt = Infinity;
   /** How long all handlers took together, their savepoints included. */
@@ -361,7 +360,8 @@ class Run<Tx> {
       return ended.last;
     } catch (error) {
       if (this.#scope.signal.aborted || deps.store.isTransient(error)) throw error;
-      this.#distrust(command, kind === 'single' ? part.statements : 0);
+      if (kind === 'single') this.#blameOne(command, part, error);
+      else deps.trust.failed(command);
       const ended = await this.#end(one, part, 'undo');
       // What the database refused may be owed to the company it was in.
       this.#withdraw(one, ended.sound ? { error } : { outcome: 'alone' });
@@ -378,12 +378,13 @@ class Run<Tx> {
     }
   }
 
-  /** Those that are under way beside one that has spoilt the transaction fail with it, and are not to blame. */
-  #distrust(command: string, statements: number): void {
-    if (this.#isSpoilt) return;
-    this.#isSpoilt = this.#atWork.size > 1;
-    if (statements > 1) this.#deps.trust.hadMore(command);
-    else this.#deps.trust.failed(command);
+  /** Of those begun together: where another one has broken the transaction, this one fails with it. */
+  #blameOne(command: string, part: Part<Tx>, error: unknown): void {
+    const { trust } = this.#deps;
+    const isVictim =
+      part.failed === 'before' || (part.failed === null && error instanceof NoWayBack);
+    if (part.statements > 1) trust.hadMore(command);
+    else if (!isVictim) trust.failed(command);
   }
 
   #answer(one: Waiting<Tx>, answer: Answer, message: BusMessage): void {

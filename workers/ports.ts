@@ -91,6 +91,8 @@ export interface Part<Tx> {
   readonly tx: Tx;
   /** Statements so far; one that can't be seen to end, or that leaves something behind for others, counts as many. */
   readonly statements: number;
+  /** Whether one of them has failed by itself, or was refused since another part's had; null: not that it is known. */
+  readonly failed: 'itself' | 'before' | null;
   /**
    * Ends it, and with `undo` takes back all that was done through `tx`. `sound`: no statement of it had failed;
    * one that is not is taken back in any case. `last`: it has left settings of the transaction behind that a

@@ -4,7 +4,7 @@ import { systemClock } from '../../engine/memory/clock.ts';
 import { transactional, type Handler, type TransactionalContext } from '../../workers/handlers.ts';
 import type { PgTx } from '../../workers/index.ts';
 import { batchSuite } from './support/batch-suite.ts';
-import { commandFor, reserve } from './support/contracts.ts';
+import { commandFor, release, reserve } from './support/contracts.ts';
 import { executions, trusting } from './support/executions.ts';
 import { postgresRig, type PgRig } from './support/postgres-rig.ts';
 import { Trust } from '../../workers/trust.ts';
@@ -233,6 +233,38 @@ function inOne(pipeline: boolean): void {
       );
       expect(outcomes).toEqual(['succeeded', outcome, 'succeeded']);
       expect(await Promise.all(commands.map(({ sagaId }) => rig.count(sagaId)))).toEqual([1, 0, 1]);
+    });
+
+    test.each([
+      ['lets it through', (asked: Promise<unknown>) => asked],
+      ['swallows it', (asked: Promise<unknown>) => asked.catch(() => undefined)],
+      [
+        'does not wait for it',
+        async (asked: Promise<unknown>) => void asked.catch(() => undefined),
+      ],
+    ])('one that has an error and %s is no longer trusted, and others are', async (_, meet) => {
+      const trust = trusting(1, reserve, release);
+      const bad = commandOf('bad');
+      const good = [1, 2].map(() => commandOf('good'));
+      const handlers = [
+        transactional<typeof reserve, PgTx>(reserve, async ({ tx, input, commandId }) => {
+          await meet(tx.query(input.item === 'bad' ? 'SELECT 1/0' : 'SELECT 1'));
+          return { reservation: commandId };
+        }),
+        transactional<typeof release, PgTx>(release, async ({ tx }) => {
+          await tx.query('SELECT 1');
+          return {};
+        }),
+      ];
+      const alone = executions(rig, rig.connect(), handlers, 'one by one');
+      for (const command of good) await alone.run(command);
+      const world = executions(rig, rig.connect(), handlers, 'in batches', { trust });
+      const undo = good.map(({ sagaId }) => commandFor(release, { sagaId, op: 'compensate' }));
+      const commands = [undo[0]!, bad, undo[1]!];
+      const replies = await Promise.all(commands.map((command) => world.run(command)));
+      expect(world.batches).toBe(1);
+      expect(replies.map(({ outcome }) => outcome)).toEqual(['succeeded', 'failed', 'succeeded']);
+      expect([trust.has(reserve.name), trust.hasSingle(release.name)]).toEqual([false, true]);
     });
 
     test('one that is told by callback is run in its turn from then on', async () => {

@@ -66,6 +66,7 @@ class MemoryPart implements Part<MemoryTx> {
   readonly #kind: PartKind;
   #open = true;
   statements = 0;
+  readonly failed = null;
 
   constructor(transaction: MemoryTransaction, kind: PartKind) {
     this.#transaction = transaction;

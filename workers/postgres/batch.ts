@@ -36,6 +36,8 @@ const SAVEPOINT = 'sagax_part';
 const MANY = 2;
 /** What a statement fails with whose rows are missing. */
 const DIVISION_BY_ZERO = '22012';
+/** What is said to any statement behind one that has failed. */
+const IN_FAILED_TRANSACTION = '25P02';
 
 /** What is sent within leaves together: a write to the socket costs more than a small statement does. */
 export function inOnePacket<T>(client: pg.ClientBase, send: () => T): T {
@@ -221,6 +223,7 @@ class PostgresPart implements Part<PgTx> {
   readonly #kind: PartKind;
   readonly #savepoint: Savepoint;
   statements = 0;
+  failed: Part<PgTx>['failed'] = null;
   /** Sent with the handler's first statement: one that needs no database costs no savepoint. */
   #saved: Promise<unknown> | null = null;
   /** Statements whose end was not seen yet. */
@@ -288,13 +291,17 @@ class PostgresPart implements Part<PgTx> {
       return;
     }
     const ended = (): void => void (this.#underWay -= 1);
-    result.then(ended, ended);
+    result.then(ended, (error: unknown) => {
+      ended();
+      this.failed ??= sqlStateOf(error) === IN_FAILED_TRANSACTION ? 'before' : 'itself';
+    });
   }
 
   /** Whether a statement has failed, as the server said with the last one's end. */
   async #status(): Promise<string | null> {
-    // One more, that ends after all that the handler did not wait for.
-    if (this.#underWay > 0) await this.#client.query('SELECT').catch(() => undefined);
+    // One more, that ends after all that the handler did not wait for; and a failure is told before what it did to the transaction.
+    if (this.#underWay > 0 || this.failed !== null)
+      await this.#client.query('SELECT').catch(() => undefined);
     return this.#client.getTransactionStatus();
   }
 }
