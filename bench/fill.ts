@@ -19,8 +19,10 @@ const CUSTOMERS = 5_000;
 
 export interface Filling {
   count: number;
-  /** The sagas lie evenly in this time up to now. */
+  /** The sagas lie evenly in this time up to `until_ms`. */
   over_ms: number;
+  /** Default: now. */
+  until_ms?: number;
   /** A saga of the log that has ended: what is copied. */
   templateId: string;
 }
@@ -99,8 +101,9 @@ async function readPositions(client: pg.PoolClient): Promise<Map<number, number>
   return new Map(rows.map(({ shard, next_seq }) => [shard, Number(next_seq)]));
 }
 
-function placesOf({ count, over_ms }: Filling, shards: number): Place[] {
-  const from_ms = Date.now() - over_ms;
+function placesOf(filling: Filling, shards: number): Place[] {
+  const { count, over_ms, until_ms = Date.now() } = filling;
+  const from_ms = until_ms - over_ms;
   return Array.from({ length: count }, (_, index) => {
     const started_ms = Math.floor(from_ms + (over_ms * index) / count);
     const sagaId = composeSnowflake(started_ms, NODE_ID, index % 4_096);
