@@ -197,8 +197,8 @@ class Run<Tx> {
   readonly #told: (Told & { message: BusMessage })[] = [];
   #ours: ReadonlySet<string> = new Set();
   #rows: ReadonlyMap<string, BarrierRow> = new Map();
-  /** Commands whose handlers are at work. */
-  readonly #atWork = new Map<Waiting<Tx>, string>();
+  /** Those whose handlers are at work. */
+  readonly #atWork = new Set<Waiting<Tx>>();
   /** By the monotonic clock. */
   #limitAt = Infinity;
   /** How long all handlers took together, their savepoints included. */
@@ -212,7 +212,7 @@ class Run<Tx> {
 
   /** Handlers that were at work when the batch took too long are no longer put with others for a while. */
   blame(): void {
-    for (const command of new Set(this.#atWork.values())) this.#deps.pace.heldUp(command);
+    for (const { item } of this.#atWork) this.#deps.pace.heldUp(item.target.entry.command);
   }
 
   async run(batch: Batch<Tx>): Promise<ReadonlyMap<Waiting<Tx>, Left>> {
@@ -230,14 +230,16 @@ class Run<Tx> {
     this.#limitAt = startedAt + shortMs;
     const ready = this.#items.map((one) => this.#look(one)).filter((one) => one !== null);
     let closed: Left | null = null;
-    while (ready.length > 0) {
-      const next = ready.splice(0, this.#countOfNext(ready));
+    for (let first = ready.shift(); first !== undefined; first = ready.shift()) {
+      const next = [first, ...ready.splice(0, this.#countBeside(first, ready))];
       if (closed !== null) {
         for (const { one } of next) this.#withdraw(one, closed);
         continue;
       }
       const isLast =
-        next.length > 1 ? await this.#runTogether(batch, next) : await this.#runAlone(batch, next);
+        next.length > 1
+          ? await this.#runTogether(batch, next)
+          : await this.#runPart(batch, first, this.#kindOf(first));
       if (isLast) closed = { outcome: 'alone' };
       this.handlersMs = clock.monotonic() - startedAt;
       if (this.handlersMs > OVERRUN * pace.budgetMs) closed ??= 'again';
@@ -272,18 +274,20 @@ class Run<Tx> {
     if (others.length > 0) this.#rows = await batch.read(others);
   }
 
-  /** How many are begun at once: those in front that are trusted to be one statement each, or just the first. */
-  #countOfNext(ready: readonly Ready<Tx>[]): number {
-    const { trust } = this.#deps;
-    const end = ready.findIndex(({ one }) => !trust.hasSingle(one.item.target.entry.command));
-    return Math.max(1, end < 0 ? ready.length : end);
+  /** How many of those behind it are begun at once with it: where all are trusted to be one statement each. */
+  #countBeside(first: Ready<Tx>, behind: readonly Ready<Tx>[]): number {
+    if (!this.#isSingle(first)) return 0;
+    const end = behind.findIndex((ready) => !this.#isSingle(ready));
+    return end < 0 ? behind.length : end;
   }
 
-  /** @returns whether no handler may come after it. @throws what costs the whole batch */
-  #runAlone(batch: Batch<Tx>, [ready]: readonly Ready<Tx>[]): Promise<boolean> {
-    if (ready === undefined) return Promise.resolve(false);
-    const { command } = ready.one.item.target.entry;
-    return this.#runPart(batch, ready, this.#deps.trust.has(command) ? 'kept' : 'undoable');
+  #isSingle({ one }: Ready<Tx>): boolean {
+    return this.#deps.trust.hasSingle(one.item.target.entry.command);
+  }
+
+  /** Of one that is begun when the one before it has ended. */
+  #kindOf({ one }: Ready<Tx>): PartKind {
+    return this.#deps.trust.has(one.item.target.entry.command) ? 'kept' : 'undoable';
   }
 
   /** @returns false: none leaves anything behind. @throws what costs the whole batch, when all of them have ended */
@@ -335,7 +339,7 @@ class Run<Tx> {
     const deps = this.#deps;
     const target = { ...one.item.target, original };
     const { command } = target.entry;
-    this.#atWork.set(one, command);
+    this.#atWork.add(one);
     const part = batch.part(kind);
     try {
       const input = inputFor(deps, target);

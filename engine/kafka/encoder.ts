@@ -6,7 +6,7 @@
  * to 64 bytes with its own objects), grows out of Node's pool, and writes lengths in place. What is sent is what was
  * written, so nobody sees memory that was not. Where kafkajs is built otherwise, nothing is changed.
  */
-import { createRequire } from 'node:module';
+import { kafkajsClass } from './internals.ts';
 
 /** What is used of kafkajs's Encoder. */
 interface Encoder {
@@ -57,14 +57,9 @@ export function lightenEncoder(encoder = kafkaEncoder()): boolean {
 }
 
 function kafkaEncoder(): EncoderClass | null {
-  try {
-    const made = createRequire(import.meta.url)(
-      'kafkajs/src/protocol/encoder.js',
-    ) as Partial<EncoderClass>;
-    const { ensureAvailable, writeUVarInt } = made.prototype ?? {};
-    const all = [made.nextPowerOfTwo, ensureAvailable, writeUVarInt];
-    return all.every((one) => typeof one === 'function') ? (made as EncoderClass) : null;
-  } catch {
-    return null;
-  }
+  const found = kafkajsClass<EncoderClass>('protocol/encoder.js', [
+    'ensureAvailable',
+    'writeUVarInt',
+  ]);
+  return typeof found?.nextPowerOfTwo === 'function' ? found : null;
 }

@@ -8,7 +8,7 @@
  * seconds; here it looks once a second, so that one is given up at most a second late. Where kafkajs is built
  * otherwise, nothing is changed.
  */
-import { createRequire } from 'node:module';
+import { kafkajsClass } from './internals.ts';
 
 /** What is used of kafkajs's RequestQueue. */
 interface RequestQueue {
@@ -30,10 +30,15 @@ let isDone = false;
 
 /** Safe to call again. @returns whether kafkajs is built as expected */
 export function quietenRequestQueues(): boolean {
-  const prototype = requestQueuePrototype();
-  if (prototype === null) return false;
+  const found = kafkajsClass<{ prototype: RequestQueue }>('network/requestQueue/index.js', [
+    'scheduleCheckPendingRequests',
+    'scheduleRequestTimeoutCheck',
+    'destroy',
+  ]);
+  if (found === null) return false;
   if (isDone) return true;
   isDone = true;
+  const { prototype } = found;
   const { scheduleCheckPendingRequests: schedule } = prototype;
   prototype.scheduleCheckPendingRequests = function (): void {
     if (this.pending.length > 0) schedule.call(this);
@@ -52,18 +57,4 @@ function giveUpLate(queue: RequestQueue): void {
     if (Date.now() - request.sentAt > request.requestTimeout) request.timeoutRequest();
   }
   if (!queue.isConnected()) queue.destroy();
-}
-
-function requestQueuePrototype(): RequestQueue | null {
-  try {
-    const made = createRequire(import.meta.url)('kafkajs/src/network/requestQueue/index.js') as {
-      prototype?: Partial<RequestQueue>;
-    };
-    const { scheduleCheckPendingRequests, scheduleRequestTimeoutCheck, destroy } =
-      made.prototype ?? {};
-    const all = [scheduleCheckPendingRequests, scheduleRequestTimeoutCheck, destroy];
-    return all.every((one) => typeof one === 'function') ? (made.prototype as RequestQueue) : null;
-  } catch {
-    return null;
-  }
 }

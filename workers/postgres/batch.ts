@@ -3,8 +3,8 @@
  *
  * Guards that one handler's work can be taken back without that of the others, that a statement of it that failed
  * unseen is noticed before the next handler begins, and that those which are begun before others have ended come
- * out as if they had been one after the other: each is one statement, and the server does these in turn. Lock order: all barrier rows, by command
- * id, before the first row of the participant's own.
+ * out as if they had been one after the other: each is one statement, and the server does these in turn. Lock
+ * order: all barrier rows, by command id, before the first row of the participant's own.
  */
 import type pg from 'pg';
 import { SagaxError } from '../../engine/core/errors.ts';
@@ -299,9 +299,10 @@ class PostgresPart implements Part<PgTx> {
 
   /** Whether a statement has failed, as the server said with the last one's end. */
   async #status(): Promise<string | null> {
-    // One more, that ends after all that the handler did not wait for; and a failure is told before what it did to the transaction.
-    if (this.#underWay > 0 || this.failed !== null)
-      await this.#client.query('SELECT').catch(() => undefined);
+    // One more, that ends after all that the handler did not wait for; and a failure is told a packet before what it
+    // did to the transaction.
+    const isTold = this.#underWay === 0 && this.failed === null;
+    if (!isTold) await this.#client.query('SELECT').catch(() => undefined);
     return this.#client.getTransactionStatus();
   }
 }

@@ -30,7 +30,7 @@ export function batchSuite<Tx>(
   /** What each item has the handler do; the work is one more in the saga's counter. */
   const handlers = (doors: { [item: string]: Promise<unknown> }): Handler<Tx>[] => [
     transactional<typeof reserve, Tx>(reserve, async ({ tx, input, sagaId, commandId, reject }) => {
-      if (input.item !== 'hang') await rig.add(tx, sagaId, 1);
+      if (input.item !== 'wait') await rig.add(tx, sagaId, 1);
       await doors[input.item];
       if (input.item === 'throw') throw new Error('no luck');
       if (input.item === 'reject') return reject('SoldOut', { left: 0 }, 'none');
@@ -99,18 +99,18 @@ export function batchSuite<Tx>(
     });
 
     test.each([
-      ['one after the other', new Trust()],
-      ['begun together', trusting(1, reserve)],
+      ['one after the other', 'hang', new Trust()],
+      // Two uses of the memory store would not be begun together.
+      ['begun together', 'wait', trusting(1, reserve)],
     ])(
       'one that hangs costs the others a while, and only itself its answer, %s',
-      async (_, trust) => {
-        const doors = { hang: new Promise(() => undefined) };
+      async (_, item, trust) => {
+        const doors = { [item]: new Promise(() => undefined) };
         const world = executions(rig, store, handlers(doors), 'in batches', {
           transactionTimeoutMs: 200,
           trust,
         });
-        const items = ['good', 'hang', 'good'];
-        const commands = items.map((item) => doing(item));
+        const commands = ['good', item, 'good'].map((each) => doing(each));
         const running = together(world, commands);
         for (let left = 8; left > 0; left -= 1) await rig.elapse(200);
         const replies = await running;
