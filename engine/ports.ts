@@ -263,15 +263,15 @@ export interface DatabasePlace {
 export interface CommitShare {
   /** SQL that gives one boolean, `allowed`: whether the connection's user may publish. It fails where no bus is. */
   readonly allowed: string;
-  /**
-   * @returns the statement that publishes them, the last one of a READ COMMITTED transaction: it holds the partitions
-   * until the commit. Null when they must be published the usual way.
-   */
-  statement(
-    messages: readonly BusMessage[],
-  ): Promise<{ name: string; text: string; values: unknown[] } | null>;
-  /** Called when that transaction has committed. */
-  committed(messages: readonly BusMessage[]): void;
+  /** @returns null when they must be published the usual way */
+  statement(messages: readonly BusMessage[]): Promise<CommitShareStatement | null>;
+}
+
+export interface CommitShareStatement {
+  /** The last one of a READ COMMITTED transaction: it holds the partitions until the commit. */
+  readonly query: { name: string; text: string; values: unknown[] };
+  /** Called with its rows when that transaction has committed. */
+  committed(rows: readonly unknown[]): void;
 }
 
 export interface Bus {

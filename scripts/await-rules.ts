@@ -60,7 +60,6 @@ const DECLARED: { readonly [call: string]: 'site' | 'inner' | 'handed-in' | 'wai
   'engine/postgres/index.ts ports.close': 'inner',
   'engine/postgres/index.ts ports.maintain': 'inner',
   'engine/postgres/log-part.ts open': 'handed-in',
-  'engine/postgres/bus-membership.ts bell': 'handed-in',
   'engine/ports.ts onAssigned': 'handed-in',
   'engine/ports.ts onRevoked': 'handed-in',
   'engine/kafka/known-topics.ts ask': 'handed-in',

@@ -8,8 +8,10 @@
 
 /** How long a patient reader waits; a saga of seven messages meets it about seven times. */
 export const PATIENCE_MS = 4;
-/** Messages that must be expected within a pause. */
+/** Messages that must be expected within a pause, of a reader who has to look for each. */
 const COMPANY = 1.5;
+/** The same for one who is told: without a look, company spares it less. */
+const TOLD_COMPANY = 2;
 /** How far back the rate looks: what came this long ago counts a third of what comes now. */
 const MEMORY_MS = 100;
 
@@ -24,8 +26,9 @@ export class Patience {
     this.#at = now;
   }
 
-  pays(now: number): boolean {
-    return this.#rateAt(now) * PATIENCE_MS >= COMPANY;
+  /** @param isTold whether the reader gets what it reads without looking for it */
+  pays(now: number, isTold = false): boolean {
+    return this.#rateAt(now) * PATIENCE_MS >= (isTold ? TOLD_COMPANY : COMPANY);
   }
 
   #rateAt(now: number): number {

@@ -20,10 +20,20 @@
 import type pg from 'pg';
 import { SagaxError } from '../core/errors.ts';
 import type { SagaSummary, ShardBatch } from '../ports.ts';
-import type { Said } from './bus-beside.ts';
+import type { FirstOffset, Said } from './bus-offsets.ts';
 import { jsonLines, textList, toJsonb, toText, toTextOrNull } from './rows.ts';
 
-/** A batch that was not written; the statement gives no row for those that were. */
+/** What the statement answers: the batches that were not written, and where the messages of the others begin. */
+export interface AppendAnswer {
+  /** By shard. */
+  refusals: ReadonlyMap<number, Refusal>;
+  firsts: readonly FirstOffset[];
+}
+
+/** A row of it. */
+export type AppendRow = (Refusal | { shard: null }) & { firsts?: readonly FirstOffset[] | null };
+
+/** A batch that was not written. */
 export interface Refusal {
   shard: number;
   /** Whether the epoch was the batch's, and its row free where the statement does not wait for it. */
@@ -33,7 +43,7 @@ export interface Refusal {
   gap: string | null;
 }
 
-/** What follows FOR KEY SHARE is left open: `$locked`; and so is what is done on the bus: `$bus`. */
+/** What follows FOR KEY SHARE is left open: `$locked`; and so is what is done on the bus, `$bus`, and the answer. */
 const STATEMENT = `
 WITH fence AS MATERIALIZED (
   SELECT b.* FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), (SELECT $3::bigint[]), (SELECT $4::int[]),
@@ -100,12 +110,15 @@ WITH fence AS MATERIALIZED (
     headers jsonb, value text, code text, reason text, at_ms bigint)
   JOIN moved ON moved.shard = d.shard
 )$bus
+$answer`;
+
+const REFUSALS = `
 SELECT b.shard, b.shard IN (SELECT shard FROM fence) AS held, p.next_seq, gap.saga_id AS gap
 FROM unnest((SELECT $1::int[])) AS b (shard)
 LEFT JOIN sagax.shard_positions p ON p.shard = b.shard LEFT JOIN gap ON gap.shard = b.shard
 WHERE b.shard NOT IN (SELECT shard FROM moved)`;
 
-/** Offsets are handed out as by PUBLISH_SQL, to the messages of the batches that are written. */
+/** Offsets are handed out as by bus-statements.ts, to the messages of the batches that are written. */
 const ON_BUS = `, said AS MATERIALIZED (
   SELECT m.* FROM unnest((SELECT $31::int[]), (SELECT $32::int[]), (SELECT $33::text[]), string_to_array((SELECT $34::text), E'\\n'),
       string_to_array((SELECT $35::text), E'\\n')) WITH ORDINALITY AS m (shard, id, key, headers, value, place)
@@ -124,6 +137,12 @@ const ON_BUS = `, said AS MATERIALIZED (
   FROM said m JOIN advanced ON advanced.id = m.id
 )`;
 
+/** In each row, and in one when there is no refusal. */
+const WITH_FIRSTS = `
+SELECT refusal.*, said_at.firsts
+FROM (SELECT json_agg(json_build_object('id', id, 'first_offset', first_offset::text)) AS firsts FROM advanced) AS said_at
+LEFT JOIN (${REFUSALS}) AS refusal ON true`;
+
 export interface Where {
   /** Whether it passes over a shard whose row a take-over has locked, so that no shard waits for another's. */
   free: boolean;
@@ -139,15 +158,26 @@ export function appendQuery(where: Where, batches: readonly EncodedBatch[]): pg.
   };
 }
 
-const ALONE = statements('sagax-append', '');
-const WITH_BUS = statements('sagax-append-bus', ON_BUS);
+export function answerOf(rows: readonly AppendRow[]): AppendAnswer {
+  const refusals = rows.filter((row): row is Refusal => row.shard !== null);
+  return {
+    refusals: new Map(refusals.map((row) => [row.shard, row])),
+    firsts: rows[0]?.firsts ?? [],
+  };
+}
+
+const ALONE = statements('sagax-append', '', REFUSALS);
+const WITH_BUS = statements('sagax-append-bus', ON_BUS, WITH_FIRSTS);
 
 function statements(
   name: string,
   bus: string,
+  answer: string,
 ): { [how in 'free' | 'waiting']: { name: string; text: string } } {
   const text = (locked: string): string =>
-    STATEMENT.replace('$locked', locked).replace('$bus', () => bus);
+    STATEMENT.replace('$locked', locked)
+      .replace('$bus', () => bus)
+      .replace('$answer', () => answer);
   return {
     free: { name: `${name}-free`, text: text('SKIP LOCKED') },
     waiting: { name, text: text('') },

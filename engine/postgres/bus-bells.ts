@@ -1,16 +1,21 @@
 /**
- * Bells between the processes of a Postgres bus: a datagram that says "something has been committed for you".
+ * Bells between the processes of a Postgres bus: a datagram that says "something has been committed for you", and what.
  *
  * Guards that a bell is a hint and nothing more: who is not told (a lost datagram, a closed network, an older process)
- * finds the messages by looking; who is told too often, or by a stranger without the key, does no more than look. It
- * listens only at the address by which this process reaches the database, and keeps no process alive.
+ * finds the messages by looking; who is told too often, or by a stranger without the key, does no more than look. What
+ * is committed comes along sealed (`bus-peers.ts`), where it fits and the other one understands it. It listens only at the
+ * address by which this process reaches the database, and keeps no process alive.
  */
 import { randomBytes } from 'node:crypto';
-import { createSocket, type Socket } from 'node:dgram';
+import { createSocket, type Socket, type SocketOptions } from 'node:dgram';
 import { isIP, isIPv6 } from 'node:net';
 import { SagaxError } from '../core/errors.ts';
 import { Patience } from '../core/patience.ts';
+import { pack, unpack } from './bus-datagrams.ts';
 import type { BusLog } from './bus-log.ts';
+import type { Committed } from './bus-offsets.ts';
+import { BusPeers } from './bus-peers.ts';
+import { SEAL_BYTES } from './bus-seals.ts';
 import type { Database } from './pool.ts';
 
 /** How old the knowledge of who reads a partition may be, while there are messages for it. */
@@ -19,11 +24,18 @@ const FRESH_MS = 1_000;
 const NEW_MS = 50;
 /** Of a process without an address in the network: it speaks to the database through a socket of this machine. */
 const LOOPBACK = '127.0.0.1';
+/** Of the key that a datagram begins with. */
+const KEY_BYTES = 32;
+/** Longest datagram: what networks carry in one piece, and what is no trouble within a machine. */
+const DATAGRAM_BYTES = 1_200;
+const LOCAL_DATAGRAM_BYTES = 8_000;
 
 interface Address {
   host: string;
   port: number;
   key: string;
+  /** Whom messages are sealed for; null for a process that only knows how to look. */
+  publicKey: string | null;
 }
 
 /** Of another process. */
@@ -37,11 +49,22 @@ interface Listening {
   host: string;
 }
 
+/** What is heard. */
+export interface Heard {
+  /** There is something. */
+  rung: () => void;
+  /** This is on the bus. */
+  told: (messages: readonly Committed[]) => void;
+}
+
 export class BusBells {
   readonly #database: Database;
   readonly #log: BusLog;
-  readonly #rung: () => void;
-  readonly #key = randomBytes(16).toString('hex');
+  readonly #heard: Heard;
+  readonly #peers: BusPeers;
+  readonly #key = randomBytes(KEY_BYTES / 2).toString('hex');
+  /** Whether the others can find this process among the members: only then is it believed. */
+  #isMember = false;
   #opening: Promise<Listening | null> | null = null;
   #listening: Listening | null = null;
   #closed = false;
@@ -53,14 +76,23 @@ export class BusBells {
   #asking = false;
   #later: NodeJS.Timeout | null = null;
 
-  /** @param rung somebody has rung */
-  constructor(database: Database, log: BusLog, rung: () => void) {
+  constructor(database: Database, log: BusLog, heard: Heard) {
     this.#database = database;
     this.#log = log;
-    this.#rung = rung;
+    this.#heard = heard;
+    this.#peers = new BusPeers(database, log);
   }
 
-  /** What others need to ring: `host port key`. Null when nobody could reach it. */
+  /** @param is whether its address stands in the database, so that messages which it sends are believed */
+  set isMember(is: boolean) {
+    this.#isMember = is;
+  }
+
+  get isMember(): boolean {
+    return this.#isMember;
+  }
+
+  /** What others need to ring: `host port key publicKey`. Null when nobody could reach it. */
   async address(): Promise<string | null> {
     const listening = await this.#open();
     if (listening === null) return null;
@@ -68,36 +100,72 @@ export class BusBells {
       host: listening.host,
       port: listening.socket.address().port,
       key: this.#key,
+      publicKey: this.#peers.publicKey,
     });
   }
 
-  /** Tells who reads these partitions; one entry a message, and only after its commit. */
-  ring(partitionIds: readonly number[]): void {
+  /** Tells who reads these; only after their commit. */
+  ring(messages: readonly Committed[]): void {
+    const partitionIds = messages.map(({ id }) => id);
     for (const id of partitionIds) this.#news.add(id);
     const isKnown = partitionIds.every((id) => this.#readers.has(id));
     const due_ms = this.#askedAt + (isKnown ? FRESH_MS : NEW_MS) - performance.now();
     if (due_ms <= 0) void this.#askForReaders();
     else if (!isKnown) this.#later ??= setTimeout(() => void this.#askForReaders(), due_ms).unref();
-    this.#tell(partitionIds);
+    this.#tell(messages);
   }
 
-  #tell(partitionIds: readonly number[]): void {
-    if (this.#listening === null) return;
-    const counts = new Map<Bell, number>();
-    for (const id of partitionIds) {
-      for (const bell of this.#readers.get(id) ?? []) counts.set(bell, (counts.get(bell) ?? 0) + 1);
+  #tell(messages: readonly Committed[]): void {
+    const byBell = new Map<Bell, Committed[]>();
+    for (const message of messages) {
+      for (const bell of this.#readers.get(message.id) ?? []) {
+        const theirs = byBell.get(bell);
+        if (theirs === undefined) byBell.set(bell, [message]);
+        else theirs.push(message);
+      }
     }
     const now = performance.now();
-    for (const [bell, messages] of counts) {
-      const { host, port, key, load } = bell;
-      if (!load.pays(now)) this.#listening.socket.send(key, port, host, () => undefined);
-      load.found(messages, now);
+    for (const [bell, theirs] of byBell) {
+      if (!bell.load.pays(now, this.#tells(bell))) this.#send(bell, theirs);
+      bell.load.found(theirs.length, now);
     }
+  }
+
+  /** Those that messages had come for before it was known who reads them. */
+  #ringAt(partitionIds: readonly number[]): void {
+    const bells = new Set(partitionIds.flatMap((id) => this.#readers.get(id) ?? []));
+    for (const { host, port, key } of bells) {
+      this.#listening?.socket.send(key, port, host, () => undefined);
+    }
+  }
+
+  #send(bell: Bell, messages: readonly Committed[]): void {
+    const { host, port, key } = bell;
+    for (const sealed of this.#sealed(bell, messages) ?? ['']) {
+      this.#listening?.socket.send([key, sealed], port, host, () => undefined);
+    }
+  }
+
+  /** Whether it is told what there is, and not only that there is something. */
+  #tells({ publicKey }: Bell): boolean {
+    return publicKey !== null && this.#isMember;
+  }
+
+  /** @returns null when it can only be told that there is something */
+  #sealed(bell: Bell, messages: readonly Committed[]): Buffer[] | null {
+    const { host, publicKey } = bell;
+    if (publicKey === null || !this.#tells(bell)) return null;
+    const longest = isLoopback(host) ? LOCAL_DATAGRAM_BYTES : DATAGRAM_BYTES;
+    const texts = pack(messages, longest - KEY_BYTES - SEAL_BYTES);
+    if (texts === null) return null;
+    const sealed = texts.map((text) => this.#peers.seal(publicKey, text));
+    return sealed.every((each) => each !== null) ? sealed : null;
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     this.#forgetLater();
+    this.#peers.close();
     await this.#opening;
     this.#listening?.socket.close();
     this.#listening = null;
@@ -124,7 +192,8 @@ export class BusBells {
   }
 
   async #bind(host: string): Promise<Listening> {
-    const socket = createSocket(isIPv6(host) ? 'udp6' : 'udp4').unref();
+    const type = isIPv6(host) ? 'udp6' : 'udp4';
+    const socket = createSocket({ type, lookup: asGiven }).unref();
     await new Promise<void>((resolve, reject) => {
       socket.once('error', reject);
       socket.bind({ address: host, port: 0 }, resolve);
@@ -132,12 +201,20 @@ export class BusBells {
       socket.close();
       throw error;
     });
-    socket.on('message', (said) => {
-      if (said.length === this.#key.length && said.toString('latin1') === this.#key) this.#rung();
-    });
+    socket.on('message', (said) => this.#hear(said));
     // Not reached, no buffer, no route: they look by themselves.
     socket.on('error', (err) => this.#log.debug({ err }, 'a bell could not be rung'));
     return { socket, host };
+  }
+
+  #hear(said: Buffer): void {
+    if (said.toString('latin1', 0, KEY_BYTES) !== this.#key) return;
+    const sealed = said.subarray(KEY_BYTES);
+    if (sealed.length > 0 && sealed.length < SEAL_BYTES) return;
+    const text = sealed.length === 0 ? null : this.#peers.open(sealed);
+    const messages = text === null ? null : unpack(text);
+    if (messages === null) this.#heard.rung();
+    else this.#heard.told(messages);
   }
 
   #forgetLater(): void {
@@ -165,7 +242,7 @@ export class BusBells {
         values: [ids, own ?? ''],
       });
       this.#note(ids, rows);
-      this.#tell(unknown);
+      this.#ringAt(unknown);
     } catch (err) {
       this.#log.debug({ err }, 'who is to be rung could not be asked');
     } finally {
@@ -185,6 +262,8 @@ export class BusBells {
       });
       this.#readers.set(id, bells);
     }
+    const left = [...this.#readers.values()].flat().flatMap(({ publicKey }) => publicKey ?? []);
+    this.#peers.keepReaders(new Set(left));
   }
 
   /** A loopback address is another process's only on the same machine. */
@@ -194,16 +273,21 @@ export class BusBells {
   }
 }
 
-function textOf({ host, port, key }: Address): string {
-  return `${host} ${port} ${key}`;
+function textOf({ host, port, key, publicKey }: Address): string {
+  return [host, port, key, ...(publicKey === null ? [] : [publicKey])].join(' ');
 }
 
 function parse(text: string): Bell | null {
-  const [host = '', port = '', key = ''] = text.split(' ');
+  const [host = '', port = '', key = '', publicKey = null] = text.split(' ');
   if (isIP(host) === 0 || !/^\d{1,5}$/.test(port) || !/^[0-9a-f]{32}$/.test(key)) return null;
   const number = Number(port);
-  return number > 0 && number < 65_536 ? { host, port: number, key, load: new Patience() } : null;
+  if (number < 1 || number > 65_535) return null;
+  return { host, port: number, key, publicKey, load: new Patience() };
 }
+
+/** All are addresses: there is no name to ask for. */
+const asGiven: NonNullable<SocketOptions['lookup']> = (address, { family }, done) =>
+  done(null, address, Number(family));
 
 function isLoopback(host: string): boolean {
   return host === '::1' || host.startsWith('127.');

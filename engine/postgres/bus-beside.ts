@@ -5,19 +5,15 @@
  * partitions that are there. The rest is left to who knows how to wait and how to fail.
  */
 import type { BusMessage, CommitShare } from '../ports.ts';
-import { wakeReaders } from './bus-neighbours.ts';
-import { bytesOf, MAX_MESSAGE_BYTES, PUBLISH_SQL, publishValues } from './bus-publisher.ts';
+import { handOn } from './bus-neighbours.ts';
+import { numbered, type Committed, type FirstOffset, type Said } from './bus-offsets.ts';
+import { bytesOf, MAX_MESSAGE_BYTES } from './bus-publisher.ts';
+import { publishQuery } from './bus-statements.ts';
 import type { BusTopics } from './bus-topics.ts';
 
 /** Messages of one commit, and their bytes: more would hold the partitions for too long. */
 const MAX_MESSAGES = 500;
 const MAX_BYTES = 4_000_000;
-
-/** A message, and the id of its partition. */
-export interface Said {
-  id: number;
-  message: BusMessage;
-}
 
 export class BusBeside implements CommitShare {
   readonly allowed = `SELECT has_table_privilege('sagax.bus_partitions', 'SELECT')
@@ -53,14 +49,14 @@ export class BusBeside implements CommitShare {
   async statement(messages: readonly BusMessage[]): ReturnType<CommitShare['statement']> {
     const said = await this.place(messages);
     if (said === null || said.length === 0) return null;
-    return { name: 'bus-publish', text: PUBLISH_SQL, values: publishValues(said) };
+    return {
+      query: publishQuery(said),
+      committed: (rows) => this.committed(numbered(said, rows as FirstOffset[])),
+    };
   }
 
-  committed(messages: readonly BusMessage[]): void {
-    const ids = messages.map(({ topic, partition }) => this.#topics.known(topic, partition));
-    wakeReaders(
-      this.#url,
-      ids.filter((id) => id !== undefined),
-    );
+  /** Called after the commit. */
+  committed(messages: readonly Committed[]): void {
+    handOn(this.#url, messages);
   }
 }

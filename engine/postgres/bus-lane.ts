@@ -5,6 +5,7 @@
  * reads for a lane only while it has room. A rejected batch comes again, unchanged, after a growing pause.
  */
 import type { BusBatch, ReceivedMessage } from '../ports.ts';
+import type { Committed } from './bus-offsets.ts';
 import { sleep } from './clock.ts';
 
 const RETRY_PAUSE_MIN_MS = 100;
@@ -71,6 +72,18 @@ export class BusLane {
       this.next = message.offset + 1n;
     }
     if (this.#waiting.length > 0) this.#running ??= this.#run();
+  }
+
+  /**
+   * Takes a message that was handed on, when it is the next one.
+   * @returns false when there is something to read: one before it, or itself later, since there is no room
+   */
+  take({ offset, key, headers, value }: Committed): boolean {
+    if (offset < this.next) return true;
+    if (offset > this.next || this.room <= 0) return false;
+    const { topic, partition } = this.options;
+    this.deliver(offset, [{ topic, partition, offset, key, headers, value }]);
+    return true;
   }
 
   /** No further batch begins. */

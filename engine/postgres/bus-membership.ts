@@ -5,6 +5,7 @@
  * every LOOK_MS, one renewal every third of a lease, and one for a member that is not known yet. While the database
  * is away it tries on; leases that ran out meanwhile and that another member took are found lost by the next renewal.
  */
+import type { BusBells } from './bus-bells.ts';
 import type { BusGroups, Held } from './bus-groups.ts';
 import type { BusLog } from './bus-log.ts';
 import type { PostgresSubscription } from './bus-subscription.ts';
@@ -15,7 +16,7 @@ const LOOK_MS = 750;
 export class BusMembership {
   readonly #groups: BusGroups;
   readonly #subscriptions: () => PostgresSubscription[];
-  readonly #bell: () => Promise<string | null>;
+  readonly #bells: Pick<BusBells, 'address' | 'isMember'>;
   readonly #log: BusLog;
   readonly #renewMs: number;
   /** Members that a renewal has made known to the others. */
@@ -26,18 +27,17 @@ export class BusMembership {
   #endSleep: (() => void) | null = null;
   #loop: Promise<void> | null = null;
 
-  /** @param bell where this process can be rung */
   constructor(
     groups: BusGroups,
     leaseMs: number,
     subscriptions: () => PostgresSubscription[],
-    bell: () => Promise<string | null>,
+    bells: Pick<BusBells, 'address' | 'isMember'>,
     log: BusLog,
   ) {
     this.#groups = groups;
     this.#renewMs = leaseMs / 3;
     this.#subscriptions = subscriptions;
-    this.#bell = bell;
+    this.#bells = bells;
     this.#log = log;
   }
 
@@ -69,7 +69,10 @@ export class BusMembership {
     for (const subscription of this.#subscriptions()) {
       if (await subscription.register()) registered.push(subscription);
     }
-    if (registered.length === 0) return;
+    if (registered.length === 0) {
+      this.#bells.isMember = false;
+      return;
+    }
     const isDue = performance.now() - this.#lastRenewal >= this.#renewMs;
     if (isDue || registered.some((subscription) => !this.#known.has(subscription)))
       await this.#renew(registered);
@@ -81,7 +84,7 @@ export class BusMembership {
   }
 
   async #renew(subscriptions: readonly PostgresSubscription[]): Promise<void> {
-    const bell = await this.#bell();
+    const bell = await this.#bells.address();
     const started = performance.now();
     const asked = subscriptions.map((subscription) => subscription.held());
     const members = subscriptions.map(({ group, member }) => ({ group, member }));
@@ -90,6 +93,7 @@ export class BusMembership {
       subscription.dropLost(renewed, asked[i] as readonly Held[]),
     );
     for (const subscription of subscriptions) this.#known.add(subscription);
+    this.#bells.isMember = bell !== null;
     this.#lastRenewal = started;
   }
 

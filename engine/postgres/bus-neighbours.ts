@@ -1,14 +1,18 @@
 /**
  * The users of the bus in this process, by database: what one part of a process commits, another reads at once.
  *
- * Guards that whoever puts messages on the bus here wakes those who wait for them, whichever object it used: readers of
- * this process by a call, those of others by a bell.
+ * Guards that whoever puts messages on the bus here hands them on to those who wait for them, whichever object it used:
+ * readers of this process by a call, those of others by a datagram.
  */
+import type { Committed } from './bus-offsets.ts';
+
 export interface Neighbour {
-  /** Messages have just been committed to these partitions. */
-  published(partitionIds: readonly number[]): void;
+  /** Whether it is one of those who read, and so believed by those of other processes. */
+  readonly isMember: boolean;
+  /** These have just been committed. */
+  published(messages: readonly Committed[]): void;
   /** The same for readers in other processes. */
-  ring(partitionIds: readonly number[]): void;
+  ring(messages: readonly Committed[]): void;
   /** A member of a group has come or gone. */
   membershipChanged(): void;
 }
@@ -27,12 +31,11 @@ export function delist(url: string, neighbour: Neighbour): void {
   if (others?.size === 0) neighbours.delete(url);
 }
 
-/** @param partitionIds one entry a message */
-export function wakeReaders(url: string, partitionIds: readonly number[]): void {
+export function handOn(url: string, messages: readonly Committed[]): void {
   const all = [...(neighbours.get(url) ?? [])];
-  for (const neighbour of all) neighbour.published(partitionIds);
+  for (const neighbour of all) neighbour.published(messages);
   // One of a process is enough.
-  all[0]?.ring(partitionIds);
+  (all.find(({ isMember }) => isMember) ?? all[0])?.ring(messages);
 }
 
 export function tellMembers(url: string): void {

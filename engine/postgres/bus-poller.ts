@@ -4,12 +4,14 @@
  * Guards that an idle process is nearly silent (three questions in two seconds) and a busy one quick. The server does the
  * looking (`sagax.bus_read`): each millisecond while messages are few, since somebody waits for each of them; with a
  * little patience when there are many, which makes batches; now and then when nothing has come for long. What this
- * process publishes to itself is looked for at once, and so is what others ring for (`bus-bells.ts`): as long as what is
- * found was rung for, one look a ring is all. A database that is away is asked again and again, slowly.
+ * process publishes to itself is handed to the lanes as it is, and so is what others tell (`bus-bells.ts`); what does not
+ * follow what a lane has, and what others only ring for, is looked for at once: as long as all that is found was told or
+ * rung for, one look a ring is all. A database that is away is asked again and again, slowly.
  */
 import { Patience, PATIENCE_MS } from '../core/patience.ts';
 import type { ReceivedMessage } from '../ports.ts';
 import type { BusLane } from './bus-lane.ts';
+import type { Committed } from './bus-offsets.ts';
 import type { Database } from './pool.ts';
 
 /** How the server looks: `looks` times, `pauseMs` apart, the first time after `firstMs`. */
@@ -96,16 +98,22 @@ export class BusPoller {
     this.#loop ??= this.#run();
   }
 
-  /** Messages have just been committed to these partitions: one that is read here is looked at at once. */
-  published(partitionIds: readonly number[]): void {
-    const ids = new Set(partitionIds);
-    if (this.#lanes().some(({ options }) => ids.has(options.partitionId))) this.wake();
+  /** A part of this process has committed these. */
+  published(messages: readonly Committed[]): void {
+    const missed = this.#take(messages);
+    if (missed) this.wake();
+  }
+
+  /** Another process has committed these for this one. */
+  told(messages: readonly Committed[]): void {
+    const missed = this.#take(messages);
+    if (missed) this.rung();
   }
 
   /** Another process has committed messages for this one. */
   rung(): void {
     // With so many coming it is better to let a few come together.
-    if (this.#patience.pays(performance.now())) return;
+    if (this.#patience.pays(performance.now(), this.#rings)) return;
     this.#rings = true;
     this.wake();
   }
@@ -197,6 +205,29 @@ export class BusPoller {
     return true;
   }
 
+  /**
+   * Gives the lanes what is theirs, as if it had been read.
+   * @returns whether a lane has something to read nevertheless
+   */
+  #take(messages: readonly Committed[]): boolean {
+    const lanes = Map.groupBy(this.#lanes(), ({ options }) => options.partitionId);
+    let missed = false;
+    let taken = 0;
+    for (const message of messages) {
+      for (const lane of lanes.get(message.id) ?? []) {
+        if (lane.take(message)) taken += 1;
+        else missed = true;
+      }
+    }
+    if (taken > 0) {
+      this.#note(taken);
+      // Nobody has to look for those that are handed on.
+      this.#rings = true;
+      this.#endIdle?.();
+    }
+    return missed;
+  }
+
   /** @returns now, in ms */
   #note(found: number): number {
     const now = performance.now();
@@ -221,7 +252,7 @@ export class BusPoller {
     const now = performance.now();
     const quiet_ms = now - this.#lastTraffic;
     if (quiet_ms >= STAY_QUICK_MS) return IDLE;
-    if (this.#patience.pays(now)) return PATIENT;
+    if (this.#patience.pays(now, this.#rings)) return PATIENT;
     if (this.#rings) return RUNG;
     return quiet_ms >= STAY_EAGER_MS ? QUICK : EAGER;
   }

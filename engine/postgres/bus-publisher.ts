@@ -6,6 +6,8 @@
  */
 import { SagaxError } from '../core/errors.ts';
 import type { BusMessage } from '../ports.ts';
+import { numbered, type Committed, type FirstOffset } from './bus-offsets.ts';
+import { publishQuery } from './bus-statements.ts';
 import type { BusTopics } from './bus-topics.ts';
 import type { Database } from './pool.ts';
 
@@ -30,40 +32,22 @@ interface Call {
   settle: (error: SagaxError | null) => void;
 }
 
-export const PUBLISH_SQL = `
-  WITH counts AS (
-    SELECT * FROM unnest($1::int[], $2::int[]) AS c (id, messages)
-  ), locked AS (
-    SELECT p.id FROM sagax.bus_partitions p WHERE p.id = ANY ($1::int[])
-     ORDER BY p.id FOR NO KEY UPDATE
-  ), moved AS (
-    UPDATE sagax.bus_partitions p SET next_offset = p.next_offset + c.messages
-      FROM counts c
-     WHERE p.id = c.id AND p.id = ANY (ARRAY(SELECT id FROM locked))
-    RETURNING p.id, p.next_offset - c.messages AS first_offset
-  )
-  INSERT INTO sagax.bus_messages (partition_id, "offset", key, headers, value)
-  SELECT m.id, moved.first_offset + m.rank, m.key, m.headers, m.value
-    FROM unnest($3::int[], $4::int[], $5::text[], $6::text[], $7::text[])
-         AS m (id, rank, key, headers, value)
-    JOIN moved ON moved.id = m.id`;
-
 export class PostgresPublisher {
   readonly #database: Database;
   readonly #topics: BusTopics;
   readonly #timeoutMs: number;
-  readonly #published: (partitionIds: readonly number[]) => void;
+  readonly #published: (messages: readonly Committed[]) => void;
   #waiting: Call[] = [];
   #waitingBytes = 0;
   #loop: Promise<void> | null = null;
   #closed = false;
 
-  /** @param published called after each commit, to wake the readers of these partitions; one entry a message */
+  /** @param published called after each commit, for the readers of these messages */
   constructor(
     database: Database,
     topics: BusTopics,
     timeoutMs: number,
-    published: (partitionIds: readonly number[]) => void,
+    published: (messages: readonly Committed[]) => void,
   ) {
     this.#database = database;
     this.#topics = topics;
@@ -134,12 +118,8 @@ export class PostgresPublisher {
   async #write(rows: readonly Row[]): Promise<SagaxError | null> {
     try {
       for (const part of split(rows)) {
-        await this.#database.write({
-          name: 'bus-publish',
-          text: PUBLISH_SQL,
-          values: publishValues(part),
-        });
-        this.#published(part.map(({ id }) => id));
+        const { rows: firsts } = await this.#database.write<FirstOffset>(publishQuery(part));
+        this.#published(numbered(part, firsts));
       }
       return null;
     } catch (error) {
@@ -171,25 +151,6 @@ function split(rows: readonly Row[]): Row[][] {
   }
   if (part.length > 0) parts.push(part);
   return parts;
-}
-
-/** Parameters of PUBLISH_SQL: a count per partition, and the rows with their rank within it. */
-export function publishValues(rows: readonly { id: number; message: BusMessage }[]): unknown[] {
-  const counts = new Map<number, number>();
-  const ranks = rows.map(({ id }) => {
-    const rank = counts.get(id) ?? 0;
-    counts.set(id, rank + 1);
-    return rank;
-  });
-  return [
-    [...counts.keys()],
-    [...counts.values()],
-    rows.map(({ id }) => id),
-    ranks,
-    rows.map(({ message }) => message.key),
-    rows.map(({ message }) => JSON.stringify(message.headers)),
-    rows.map(({ message }) => message.value),
-  ];
 }
 
 function oversize(message: BusMessage, bytes: number): SagaxError {

@@ -22,7 +22,8 @@ import { BusBeside } from './bus-beside.ts';
 import { BusGroups } from './bus-groups.ts';
 import { SILENT_LOG, type BusLog } from './bus-log.ts';
 import { BusMembership } from './bus-membership.ts';
-import { delist, enlist, tellMembers, wakeReaders, type Neighbour } from './bus-neighbours.ts';
+import { delist, enlist, handOn, tellMembers, type Neighbour } from './bus-neighbours.ts';
+import type { Committed } from './bus-offsets.ts';
 import { BusPoller } from './bus-poller.ts';
 import { PostgresPublisher, toBusError, unavailable } from './bus-publisher.ts';
 import { PostgresSubscription } from './bus-subscription.ts';
@@ -89,7 +90,7 @@ class PostgresBusAdapter implements PostgresBus, Neighbour {
       this.#database,
       this.#topics,
       options.publishTimeoutMs ?? 10_000,
-      (partitionIds) => wakeReaders(this.#url, partitionIds),
+      (messages) => handOn(this.#url, messages),
     );
     const subscriptions = (): PostgresSubscription[] => [...this.#subscriptions];
     this.#poller = new BusPoller(
@@ -97,12 +98,15 @@ class PostgresBusAdapter implements PostgresBus, Neighbour {
       () => subscriptions().flatMap((subscription) => subscription.lanes()),
       (err) => this.#log.warn({ err }, 'the bus could not be read; trying again'),
     );
-    this.#bells = new BusBells(this.#database, this.#log, () => this.#poller.rung());
+    this.#bells = new BusBells(this.#database, this.#log, {
+      rung: () => this.#poller.rung(),
+      told: (messages) => this.#poller.told(messages),
+    });
     this.#membership = new BusMembership(
       this.#groups,
       leaseMs,
       subscriptions,
-      () => this.#bells.address(),
+      this.#bells,
       this.#log,
     );
   }
@@ -173,12 +177,16 @@ class PostgresBusAdapter implements PostgresBus, Neighbour {
     await this.#database.pool.end();
   }
 
-  published(partitionIds: readonly number[]): void {
-    this.#poller.published(partitionIds);
+  get isMember(): boolean {
+    return this.#bells.isMember;
   }
 
-  ring(partitionIds: readonly number[]): void {
-    this.#bells.ring(partitionIds);
+  published(messages: readonly Committed[]): void {
+    this.#poller.published(messages);
+  }
+
+  ring(messages: readonly Committed[]): void {
+    this.#bells.ring(messages);
   }
 
   membershipChanged(): void {

@@ -6,8 +6,18 @@
 import { CommitUnknownError, FencedError, type SagaxError } from '../core/errors.ts';
 import { OUTBOX_EVENTS, type EventLog, type SagaSnapshot, type ShardBatch } from '../ports.ts';
 import type { LoggedEvent } from '../core/events.ts';
-import { appendQuery, disorder, encodeBatch, type EncodedBatch, type Refusal } from './append.ts';
+import {
+  answerOf,
+  appendQuery,
+  disorder,
+  encodeBatch,
+  type AppendAnswer,
+  type AppendRow,
+  type EncodedBatch,
+  type Refusal,
+} from './append.ts';
 import type { BusBeside } from './bus-beside.ts';
+import { numbered, type Committed } from './bus-offsets.ts';
 import { Gatherer, type Outcome } from './gather.ts';
 import { sqlState, type Database } from './pool.ts';
 import { EVENT_COLUMNS, fromJsonb, numberArray, toLoggedEvent, type EventRow } from './rows.ts';
@@ -54,7 +64,7 @@ export function postgresEventLog(db: Database, bus?: BusBeside): EventLog {
  * pays one commit for many shards. Each is still written whole or not at all, by its own fence.
  */
 function appender(db: Database, bus?: BusBeside): EventLog['append'] {
-  const queue = new Gatherer<EncodedBatch, void>({
+  const queue = new Gatherer<EncodedBatch, readonly Committed[]>({
     slots: APPENDS_AT_ONCE,
     maxItems: MAX_GATHERED_BATCHES,
     maxSize: MAX_GATHERED_SIZE,
@@ -67,24 +77,27 @@ function appender(db: Database, bus?: BusBeside): EventLog['append'] {
   return async (batch) => {
     const messages = bus === undefined ? [] : (batch.messages?.() ?? []);
     const said = (await bus?.place(messages)) ?? [];
-    await queue.run(encodeBatch(batch, said));
+    const committed = await queue.run(encodeBatch(batch, said));
     if (said.length === 0) return { published: false };
-    bus?.committed(messages);
+    bus?.committed(committed);
     return { published: true };
   };
 }
 
-async function appendAlone(db: Database, one: EncodedBatch): Promise<void> {
+/** @returns its messages that are on the bus now */
+async function appendAlone(db: Database, one: EncodedBatch): Promise<readonly Committed[]> {
   const query = appendQuery({ free: false, bus: one.said.length > 0 }, [one]);
-  let refusal: Refusal | undefined;
+  let answer: AppendAnswer;
   try {
-    refusal = (await db.write<Refusal>(query)).rows[0];
+    answer = answerOf((await db.write<AppendRow>(query)).rows);
   } catch (error) {
     // A row of one of the batch's streams or shard_seqs is there already: the caller's state is behind the log.
     if (sqlState(error) === '23505') throw disorder((error as Error).message, one.batch);
     throw error;
   }
+  const refusal = answer.refusals.get(one.batch.shard);
   if (refusal !== undefined) throw refused(refusal, one.batch);
+  return numbered(one.said, answer.firsts);
 }
 
 /**
@@ -94,15 +107,20 @@ async function appendAlone(db: Database, one: EncodedBatch): Promise<void> {
 async function appendTogether(
   db: Database,
   batches: readonly EncodedBatch[],
-): Promise<Outcome<void>[]> {
+): Promise<Outcome<readonly Committed[]>[]> {
   const bus = batches.some(({ said }) => said.length > 0);
   const query = appendQuery({ free: true, bus }, batches);
   try {
-    const { rows } = await db.write<Refusal>(query, { attempts: 1 });
-    const refusals = new Map(rows.map((row) => [row.shard, row]));
-    return batches.map(({ batch }) => {
+    const { refusals, firsts } = answerOf((await db.write<AppendRow>(query, { attempts: 1 })).rows);
+    const written = batches.filter(({ batch }) => !refusals.has(batch.shard));
+    const all = numbered(
+      written.flatMap(({ said }) => said),
+      firsts,
+    );
+    let taken = 0;
+    return batches.map(({ batch, said }) => {
       const refusal = refusals.get(batch.shard);
-      if (refusal === undefined) return { value: undefined };
+      if (refusal === undefined) return { value: all.slice(taken, (taken += said.length)) };
       // Its row may only be locked by a take-over: the statement that waits for that tells.
       return refusal.held ? { error: refused(refusal, batch) } : 'alone';
     });

@@ -8,6 +8,7 @@ import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { BusBells } from '../../engine/postgres/bus-bells.ts';
 import { SILENT_LOG } from '../../engine/postgres/bus-log.ts';
 import { createPostgresBus, type PostgresBus } from '../../engine/postgres/bus.ts';
+import type { Committed } from '../../engine/postgres/bus-offsets.ts';
 import { createPool, Database } from '../../engine/postgres/pool.ts';
 import { message } from '../conformance/bus-conformance.ts';
 import { BusRecorder } from '../conformance/bus-recorder.ts';
@@ -38,11 +39,17 @@ function busOfAnotherProcess(): PostgresBus {
   return bus;
 }
 
-function bells(rung: () => void = () => undefined): BusBells {
-  const made = new BusBells(new Database(pool), SILENT_LOG, rung);
+const nothing = (): void => undefined;
+
+function bells(rung: () => void = nothing): BusBells {
+  const made = new BusBells(new Database(pool), SILENT_LOG, { rung, told: nothing });
   closers.push(() => made.close());
   return made;
 }
+
+/** Of these partitions, one message each. */
+const of = (ids: readonly (number | undefined)[]): Committed[] =>
+  ids.map((id) => ({ id: id ?? 0, offset: 0n, key: 'k', headers: {}, value: '1' }));
 
 interface Listener {
   socket: Socket;
@@ -124,12 +131,12 @@ it('rings those who read the partitions with messages, not those who are gone, a
     { bell: (await mine.address()) ?? '' },
   ]);
   const [first, second] = ids as [number, number, number, number];
-  mine.ring([ids[3] ?? 0, ids[2] ?? 0, first, first]);
+  mine.ring(of([ids[3], ids[2], first, first]));
   await once(one.socket, 'message');
-  mine.ring([second]);
+  mine.ring(of([second]));
   await once(other.socket, 'message');
   // On one socket nothing overtakes: whatever was sent before has come.
-  mine.ring([first]);
+  mine.ring(of([first]));
   await once(one.socket, 'message');
   expect(one.heard).toEqual([KEY, KEY]);
   expect(other.heard).toEqual([KEY]);
@@ -141,15 +148,15 @@ it('does not ring where so much is going on that they look by themselves', async
   const mine = bells();
   const one = await listener();
   const ids = await partitions('busy', [one]);
-  mine.ring(ids);
+  mine.ring(of(ids));
   await once(one.socket, 'message');
   const many = Array.from({ length: 100 }, () => ids[0] as number);
-  mine.ring(many);
+  mine.ring(of(many));
   await once(one.socket, 'message');
-  for (let n = 0; n < 10; n++) mine.ring(many);
+  for (let n = 0; n < 10; n++) mine.ring(of(many));
   // A second one shows when all of these would have come.
   const other = await listener();
-  mine.ring(await partitions('beside', [other]));
+  mine.ring(of(await partitions('beside', [other])));
   await once(other.socket, 'message');
   expect(one.heard).toHaveLength(2);
 });
@@ -194,7 +201,7 @@ it('takes what stands in the table for what it is: a place that may not be one',
     `::1 53 ${KEY}`,
   ];
   const ids = await partitions('rubbish', [...rubbish.map((bell) => ({ bell })), one]);
-  mine.ring(ids);
+  mine.ring(of(ids));
   await once(one.socket, 'message');
   expect(one.heard).toEqual([KEY]);
 });
@@ -202,7 +209,7 @@ it('takes what stands in the table for what it is: a place that may not be one',
 it('listens as soon as the database answers', async () => {
   const proxy = await startProxy(database.url);
   const late = createPool({ url: proxy.url, max: 1 });
-  const mine = new BusBells(new Database(late), SILENT_LOG, () => undefined);
+  const mine = new BusBells(new Database(late), SILENT_LOG, { rung: nothing, told: nothing });
   closers.push(async () => {
     await mine.close();
     await late.end();
@@ -211,26 +218,26 @@ it('listens as soon as the database answers', async () => {
   proxy.cutBefore('inet_client_addr');
   expect(await mine.address()).toBeNull();
   proxy.mend();
-  expect(await mine.address()).toMatch(/^127\.0\.0\.1 \d+ [0-9a-f]{32}$/);
+  expect(await mine.address()).toMatch(/^127\.0\.0\.1 \d+ [0-9a-f]{32} [\w-]{43}$/);
 });
 
 it('is silent without a database, and once it is closed', async () => {
   const away = new Database(createPool({ url: 'postgres://nobody@127.0.0.1:1/none', max: 1 }));
-  const none = new BusBells(away, SILENT_LOG, () => undefined);
-  none.ring([1, 2, 3]);
+  const none = new BusBells(away, SILENT_LOG, { rung: nothing, told: nothing });
+  none.ring(of([1, 2, 3]));
   expect(await none.address()).toBeNull();
   await none.close();
   await away.pool.end();
   const mine = bells();
   const one = await listener();
   const ids = await partitions('closed', [one]);
-  mine.ring(ids);
+  mine.ring(of(ids));
   await once(one.socket, 'message');
   await mine.close();
-  mine.ring(ids);
+  mine.ring(of(ids));
   expect(await mine.address()).toBeNull();
   const other = bells();
-  other.ring(ids);
+  other.ring(of(ids));
   await once(one.socket, 'message');
   expect(one.heard).toHaveLength(2);
 });

@@ -6,6 +6,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { FencedError, SagaxError } from '../../engine/core/errors.ts';
 import type { BusMessage, ShardBatch } from '../../engine/ports.ts';
 import { createPostgresBus, type PostgresBus } from '../../engine/postgres/bus.ts';
+import { delist, enlist, type Neighbour } from '../../engine/postgres/bus-neighbours.ts';
+import type { Committed } from '../../engine/postgres/bus-offsets.ts';
 import { openPostgres, type PostgresPorts } from '../../engine/postgres/index.ts';
 import { BusRecorder } from '../conformance/bus-recorder.ts';
 import { testDatabase, type TestDatabase } from '../support/postgres.ts';
@@ -94,6 +96,38 @@ describe('a batch', () => {
         [0, 1n],
         [1, 2n],
       ]),
+    );
+  });
+
+  test('hands on what stands on the bus, whoever put it there', async () => {
+    const handed: Committed[] = [];
+    const neighbour: Neighbour = {
+      isMember: true,
+      published: (messages) => handed.push(...messages),
+      ring: () => undefined,
+      membershipChanged: () => undefined,
+    };
+    enlist(db.url, neighbour);
+    const writers = await Promise.all(Array.from({ length: SHARDS }, (_, shard) => take(shard)));
+    await take(3, 'thief');
+    await bus.publish([message('p \ud800', 1), message('q'), message('r', 1)]);
+    await Promise.allSettled(
+      writers.map((w, shard) =>
+        ports.eventLog.append(
+          saying(w, message(`a ${shard}`, shard % 2), message(`b ${shard} \ud800`, 1)),
+        ),
+      ),
+    );
+    const halves = { key: 'half \udc00', headers: { h: '\udc00 "' }, value: '"raw \ud800"' };
+    await bus.publish([{ ...message('s'), ...halves }]);
+    delist(db.url, neighbour);
+    const rows = await onTheBus();
+    expect(rows).toHaveLength(4 + (SHARDS - 1) * 2);
+    const inOrder = handed.toSorted((a, b) => a.id - b.id || Number(a.offset - b.offset));
+    expect(
+      inOrder.map(({ offset, key, headers, value }) => [`${offset}`, key, headers, value]),
+    ).toEqual(
+      rows.map(({ offset, key, headers, value }) => [offset, key, JSON.parse(headers), value]),
     );
   });
 

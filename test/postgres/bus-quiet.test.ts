@@ -179,7 +179,7 @@ function membershipOf(groups: BusGroups, subscriptions: PostgresSubscription[]):
     groups,
     5_000,
     () => subscriptions,
-    () => Promise.resolve(null),
+    { address: () => Promise.resolve(null), isMember: false },
     SILENT_LOG,
   );
 }

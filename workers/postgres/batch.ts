@@ -134,18 +134,18 @@ export class PostgresBatch implements Batch<PgTx> {
     withdrawn: readonly string[],
     replies: readonly BusMessage[],
   ): Promise<{ published: boolean }> {
-    const said = (await this.#share?.statement(replies)) ?? null;
-    const sent = inOnePacket(this.#client, () => [
-      ...this.#withdraw(withdrawn),
-      ...this.#store(answers),
-      ...(said === null ? [] : [this.#client.query(said)]),
-      commit(this.#client),
-    ]);
+    const share = (await this.#share?.statement(replies)) ?? null;
+    const { said, sent } = inOnePacket(this.#client, () => {
+      const before = [...this.#withdraw(withdrawn), ...this.#store(answers)];
+      const said = share === null ? null : this.#client.query(share.query);
+      const sent = [...before, ...(said === null ? [] : [said]), commit(this.#client)];
+      return { said, sent };
+    });
     this.#committed = true;
     const ends = await Promise.allSettled(sent);
     const failed = ends.find((end) => end.status === 'rejected');
     if (failed === undefined) {
-      if (said !== null) this.#share?.committed(replies);
+      if (said !== null) share?.committed((await said).rows);
       return { published: said !== null };
     }
     if (sqlStateOf(failed.reason) !== DIVISION_BY_ZERO) throw failed.reason;
