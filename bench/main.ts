@@ -18,6 +18,7 @@ import { SagaxStack, type BusChoice } from './sagax-stack.ts';
 import { measure, warmUp } from './scenarios.ts';
 import { Cleanup, type Stack } from './stack.ts';
 import { resetStatements, topStatements } from './statements.ts';
+import { runTurns, stackOf, turnTable } from './turns.ts';
 
 /** Set by the first signal: nothing more is begun. */
 const run = { interrupted: false };
@@ -161,11 +162,31 @@ async function profile(options: Options): Promise<void> {
   }
 }
 
+async function takeTurns(options: Options, turns: number): Promise<void> {
+  const theirs = options.against === null ? null : await stackOf(options.against);
+  const done = await runTurns(
+    options,
+    turns,
+    (system, other) => {
+      const bus = busOf(system);
+      return other && theirs !== null && bus !== null
+        ? theirs({ bus })
+        : startStack(system, options);
+    },
+    say,
+  );
+  if (options.json !== null) await writeFile(options.json, `${JSON.stringify(done, null, 1)}\n`);
+  process.stdout.write(`${turnTable(done)}\n`);
+}
+
 async function main(options: Options): Promise<void> {
   if (options.profile) return profile(options);
+  if (options.from === null && options.systems.some((system) => busOf(system) === null)) {
+    await installPeers();
+  }
+  if (options.turns !== null) return takeTurns(options, options.turns);
   let results: Results;
   if (options.from === null) {
-    if (options.systems.some((system) => busOf(system) === null)) await installPeers();
     results = await emptyResults(options);
     await runRounds(options, results);
   } else {

@@ -29,6 +29,9 @@ const HELP = `Usage: npm run bench -- [options]
   --docs           put the tables into docs/BENCHMARKS.md and docs/SCALING.md
   --scaling        put the costs of a saga, and what they come to, into docs/SCALING.md alone
   --from a,b,…     don't run: show the tables of such JSON files together (with --docs: write them)
+  --turns N        systems are up together and take N short turns at each load: for latencies and small differences,
+                   on machines whose speed drifts; prints each one's ratio to the first, by turn
+  --against dir    with --turns: the same Sagax systems of another checkout too, with its dependencies installed
   --profile        CPU profiles of engine and worker, and the statements that took longest
 `;
 
@@ -45,6 +48,9 @@ export interface Options {
   from: readonly string[] | null;
   profile: boolean;
   quick: boolean;
+  turns: number | null;
+  /** Folder of another checkout. */
+  against: string | null;
 }
 
 const FULL: Sizes & DurabilitySizes = {
@@ -103,6 +109,8 @@ export function parseOptions(args: string[]): Options | null {
       scaling: { type: 'boolean', default: false },
       from: { type: 'string' },
       profile: { type: 'boolean', default: false },
+      turns: { type: 'string' },
+      against: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
@@ -119,6 +127,14 @@ export function parseOptions(args: string[]): Options | null {
   const isSystem = (name: string): boolean => (SYSTEMS as readonly string[]).includes(name);
   const anyScenario = only.some((name) => !isSystem(name));
   const sizes = values.quick ? QUICK : FULL;
+  const turns = whole('--turns', values.turns);
+  const against = values.against ?? null;
+  if (against !== null && turns === null) {
+    throw new UsageError('--against compares by turns: say how many, --turns 11.');
+  }
+  if (turns !== null && only.some((name) => (DURABILITY as readonly string[]).includes(name))) {
+    throw new UsageError(`--turns is for loads: ${SCENARIOS.join(', ')}.`);
+  }
   return {
     systems: chosen(SYSTEMS, only, only.some(isSystem)),
     scenarios: chosen(SCENARIOS, only, anyScenario),
@@ -134,6 +150,8 @@ export function parseOptions(args: string[]): Options | null {
     from: values.from?.split(',') ?? null,
     profile: values.profile,
     quick: values.quick,
+    turns,
+    against,
   };
 }
 

@@ -100,13 +100,13 @@ export class BusPoller {
 
   /** A part of this process has committed these. */
   published(messages: readonly Committed[]): void {
-    const missed = this.#take(messages);
-    if (missed) this.wake();
+    if (this.#take(messages).missed) this.wake();
   }
 
   /** Another process has committed these for this one. */
   told(messages: readonly Committed[]): void {
-    const missed = this.#take(messages);
+    const { taken, missed } = this.#take(messages);
+    if (taken) this.#rings = true;
     if (missed) this.rung();
   }
 
@@ -207,25 +207,23 @@ export class BusPoller {
 
   /**
    * Gives the lanes what is theirs, as if it had been read.
-   * @returns whether a lane has something to read nevertheless
+   * @returns whether anything was, and whether a lane has something to read nevertheless
    */
-  #take(messages: readonly Committed[]): boolean {
-    const lanes = Map.groupBy(this.#lanes(), ({ options }) => options.partitionId);
-    let missed = false;
+  #take(messages: readonly Committed[]): { taken: boolean; missed: boolean } {
+    const byPartition = Map.groupBy(messages, ({ id }) => id);
     let taken = 0;
-    for (const message of messages) {
-      for (const lane of lanes.get(message.id) ?? []) {
+    let missed = false;
+    for (const lane of this.#lanes()) {
+      for (const message of byPartition.get(lane.options.partitionId) ?? []) {
         if (lane.take(message)) taken += 1;
         else missed = true;
       }
     }
     if (taken > 0) {
       this.#note(taken);
-      // Nobody has to look for those that are handed on.
-      this.#rings = true;
       this.#endIdle?.();
     }
-    return missed;
+    return { taken: taken > 0, missed };
   }
 
   /** @returns now, in ms */

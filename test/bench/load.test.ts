@@ -2,6 +2,8 @@
 import { describe, expect, test } from 'vitest';
 import { runLoad, type Target } from '../../bench/load.ts';
 import { latencyOf, spreadOf, trendOf } from '../../bench/stats.ts';
+import { parseOptions, type Options } from '../../bench/options.ts';
+import { runTurns, stackOf, turnTable, type Turn } from '../../bench/turns.ts';
 import type { End } from '../../bench/watcher.ts';
 
 function targetOf(run: (n: number) => Promise<End>): Target {
@@ -89,4 +91,38 @@ describe('figures', () => {
     expect(spreadOf([9, 1, 4])).toEqual({ median: 4, min: 1, max: 9 });
     expect(spreadOf([4, 1, 9, 6])).toEqual({ median: 5, min: 1, max: 9 });
   });
+});
+
+describe('turns', () => {
+  const turn = (contender: string, n: number, p50_ms: number): Turn => ({
+    scenario: 'latency',
+    turn: n,
+    contender,
+    measured: { per_s: 1000 / p50_ms, p50_ms, p99_ms: 2 * p50_ms, cpu_ms: null },
+  });
+
+  test('are compared with the turns beside them, whatever the machine did meanwhile', () => {
+    // Half as quick with each turn: over all turns both have the same median.
+    const table = turnTable([
+      ...[10, 20, 40].map((p50_ms, index) => turn('one', index + 1, p50_ms)),
+      ...[5, 20, 20].map((p50_ms, index) => turn('other', index + 1, p50_ms)),
+    ]);
+    expect(table).toContain('### latency, 3 turns');
+    expect(table).toContain('| one | 50 | 20.0 | 40.0 | NaN |');
+    expect(table).toContain(
+      '| other | 50 (2.00 ×) | 20.0 (0.50 ×) | 40.0 (0.50 ×) | NaN (NaN ×) |',
+    );
+  });
+
+  test('need two, and a load', () => {
+    const turns = (...more: string[]) => parseOptions(['--turns', '3', ...more]);
+    expect(() => turns('--only', 'idle')).toThrow(/--turns is for loads/);
+    expect(() => parseOptions(['--against', '/nowhere'])).toThrow(/--turns 11/);
+    const alone = turns('--only', 'sagax-postgres,latency') as Options;
+    const start = (): never => expect.unreachable('nothing is to be started');
+    return expect(runTurns(alone, 3, start, () => undefined)).rejects.toThrow(/two systems/);
+  });
+
+  test('against a folder that is none of ours say so', () =>
+    expect(stackOf('/nowhere')).rejects.toThrow(/no checkout of Sagax/));
 });
