@@ -14,11 +14,11 @@ import { installPeers, startDbos, startRestate } from './peers.ts';
 import { printProfile, summariseProfiles } from './profile.ts';
 import { tables, writeDocument } from './report.ts';
 import { emptyResults, readResults, type Results } from './results.ts';
-import { SagaxStack, type BusChoice } from './sagax-stack.ts';
-import { measure, warmUp } from './scenarios.ts';
+import { SagaxStack, type BusChoice, type SagaxOptions } from './sagax-stack.ts';
+import { brief, measure, warmUp } from './scenarios.ts';
 import { Cleanup, type Stack } from './stack.ts';
 import { resetStatements, topStatements } from './statements.ts';
-import { runTurns, stackOf, turnTable } from './turns.ts';
+import { runTurns, stackOf, turnTable, type Contender } from './turns.ts';
 
 /** Set by the first signal: nothing more is begun. */
 const run = { interrupted: false };
@@ -40,12 +40,16 @@ function busOf(system: System): BusChoice | null {
   }
 }
 
+/** What Sagax is started with, of whichever checkout. */
+function sagaxOptions(bus: BusChoice, { shards }: Options): SagaxOptions {
+  return { bus, env: shards === null ? {} : { SAGAX_SHARDS: String(shards) } };
+}
+
 function startStack(system: System, options: Options, profileFolder?: string): Promise<Stack> {
   const bus = busOf(system);
   if (bus !== null) {
-    const env = options.shards === null ? {} : { SAGAX_SHARDS: String(options.shards) };
     const profile = profileFolder === undefined ? {} : { profileFolder };
-    return SagaxStack.start({ bus, env, ...profile });
+    return SagaxStack.start({ ...sagaxOptions(bus, options), ...profile });
   }
   const participants = system.endsWith('-http') ? 'http' : 'inline';
   return system.startsWith('restate')
@@ -67,11 +71,8 @@ async function runLoads(
     for (const scenario of options.scenarios) {
       const measured = await measure(stack, scenario, options.sizes);
       results.runs.push({ round, system, scenario, measured });
-      const cpu = measured.cpu_ms === null ? '' : `, ${measured.cpu_ms.toFixed(2)} ms CPU a saga`;
-      say(
-        `round ${round} ${system} ${scenario}: ${measured.per_s.toFixed(0)}/s, p50 ${measured.p50_ms.toFixed(1)} ms, ` +
-          `p99 ${measured.p99_ms.toFixed(1)} ms${cpu}, ${measured.foreign_cores.toFixed(2)} cores foreign`,
-      );
+      const foreign = `${measured.foreign_cores.toFixed(2)} cores foreign`;
+      say(`round ${round} ${system} ${scenario}: ${brief(measured)}, ${foreign}`);
       await save();
     }
   } finally {
@@ -163,19 +164,22 @@ async function profile(options: Options): Promise<void> {
 }
 
 async function takeTurns(options: Options, turns: number): Promise<void> {
-  const theirs = options.against === null ? null : await stackOf(options.against);
-  const done = await runTurns(
-    options,
-    turns,
-    (system, other) => {
+  const { against, systems, json } = options;
+  const contenders: Contender[] = systems.map((system) => ({
+    name: system,
+    start: () => startStack(system, options),
+  }));
+  if (against !== null) {
+    const startTheirs = await stackOf(against);
+    for (const system of systems) {
       const bus = busOf(system);
-      return other && theirs !== null && bus !== null
-        ? theirs({ bus })
-        : startStack(system, options);
-    },
-    say,
-  );
-  if (options.json !== null) await writeFile(options.json, `${JSON.stringify(done, null, 1)}\n`);
+      if (bus === null) continue;
+      const start = (): Promise<Stack> => startTheirs(sagaxOptions(bus, options));
+      contenders.push({ name: `${system} of ${against}`, start });
+    }
+  }
+  const done = await runTurns(contenders, turns, options, say);
+  if (json !== null) await writeFile(json, `${JSON.stringify(done, null, 1)}\n`);
   process.stdout.write(`${turnTable(done)}\n`);
 }
 

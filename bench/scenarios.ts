@@ -107,6 +107,12 @@ export async function measure(stack: Stack, scenario: Scenario, sizes: Sizes): P
   };
 }
 
+/** For a line of progress. */
+export function brief({ per_s, p50_ms, p99_ms, cpu_ms }: Measured): string {
+  const cpu = cpu_ms === null ? '' : `, ${cpu_ms.toFixed(2)} ms CPU a saga`;
+  return `${per_s.toFixed(0)}/s, p50 ${p50_ms.toFixed(1)} ms, p99 ${p99_ms.toFixed(1)} ms${cpu}`;
+}
+
 function loadOf(scenario: Scenario, sizes: Sizes): Load {
   const { inFlight, warmup_ms, window_ms, single, open_s } = sizes;
   switch (scenario) {

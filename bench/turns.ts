@@ -6,11 +6,11 @@
  */
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { UsageError, type Options, type System } from './options.ts';
+import { UsageError, type Options } from './options.ts';
 import type { SagaxStack } from './sagax-stack.ts';
-import { measure, warmUp, type Measured, type Scenario, type Sizes } from './scenarios.ts';
+import { brief, measure, warmUp, type Measured, type Scenario, type Sizes } from './scenarios.ts';
 import { spreadOf } from './stats.ts';
-import type { Stack } from './stack.ts';
+import { Cleanup, type Stack } from './stack.ts';
 
 /** A turn is short: some seconds, so that its neighbours meet the same machine. */
 const TURN: Pick<Sizes, 'single' | 'open_s' | 'warmup_ms' | 'window_ms'> = {
@@ -21,9 +21,9 @@ const TURN: Pick<Sizes, 'single' | 'open_s' | 'warmup_ms' | 'window_ms'> = {
 };
 const FIRST_WARMUP_MS = 12_000;
 
-interface Contender {
+export interface Contender {
   name: string;
-  stack: Stack;
+  start: () => Promise<Stack>;
 }
 
 export interface Turn {
@@ -46,56 +46,46 @@ export async function stackOf(folder: string): Promise<typeof SagaxStack.start> 
   }
 }
 
-/** @param start one system, from this checkout or from the other one */
+/** @throws UsageError when there is only one */
 export async function runTurns(
-  options: Options,
+  contenders: readonly Contender[],
   turns: number,
-  start: (system: System, other: boolean) => Promise<Stack>,
+  options: Options,
   say: (text: string) => void,
 ): Promise<Turn[]> {
-  const contenders: Contender[] = [];
-  const done: Turn[] = [];
-  const sizes = { ...options.sizes, ...TURN, first_warmup_ms: FIRST_WARMUP_MS };
-  const others = options.against === null ? [] : options.systems.filter(isSagax);
-  if (options.systems.length + others.length < 2) {
+  if (contenders.length < 2) {
     throw new UsageError(
       '--turns needs somebody to take turns with: name two systems by --only, or another checkout by --against.',
     );
   }
+  const done: Turn[] = [];
+  const sizes = { ...options.sizes, ...TURN, first_warmup_ms: FIRST_WARMUP_MS };
+  // Of this checkout, whichever a stack is of: a run that is broken off stops what stands here.
+  const cleanup = new Cleanup();
+  const up: { name: string; stack: Stack }[] = [];
   try {
-    for (const system of options.systems) {
-      contenders.push({ name: system, stack: await start(system, false) });
+    for (const { name, start } of contenders) {
+      const stack = await start();
+      cleanup.add(() => stack.stop());
+      up.push({ name, stack });
     }
-    for (const system of others) {
-      contenders.push({
-        name: `${system} of ${options.against}`,
-        stack: await start(system, true),
-      });
-    }
-    for (const { name, stack } of contenders) {
+    for (const { name, stack } of up) {
       say(`warming up ${name}`);
       await warmUp(stack, sizes);
     }
     for (const scenario of options.scenarios) {
       for (let turn = 1; turn <= turns; turn++) {
-        for (const { name, stack } of turn % 2 === 1 ? contenders : contenders.toReversed()) {
+        for (const { name, stack } of turn % 2 === 1 ? up : up.toReversed()) {
           const measured = await measure(stack, scenario, sizes);
           done.push({ scenario, turn, contender: name, measured });
-          say(
-            `${scenario}, turn ${turn} of ${turns}, ${name}: ${measured.per_s.toFixed(0)}/s, ` +
-              `p50 ${measured.p50_ms.toFixed(1)} ms, p99 ${measured.p99_ms.toFixed(1)} ms`,
-          );
+          say(`${scenario}, turn ${turn} of ${turns}, ${name}: ${brief(measured)}`);
         }
       }
     }
   } finally {
-    await Promise.allSettled(contenders.map(({ stack }) => stack.stop()));
+    await cleanup.run();
   }
   return done;
-}
-
-function isSagax(system: System): boolean {
-  return system.startsWith('sagax-');
 }
 
 type Figure = keyof Turn['measured'];

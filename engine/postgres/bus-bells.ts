@@ -63,8 +63,8 @@ export class BusBells {
   readonly #heard: Heard;
   readonly #peers: BusPeers;
   readonly #key = randomBytes(KEY_BYTES / 2).toString('hex');
-  /** Whether the others can find this process among the members: only then is it believed. */
-  #isMember = false;
+  /** Whether the others can find this process among the members: only then are messages that it sends believed. */
+  isMember = false;
   #opening: Promise<Listening | null> | null = null;
   #listening: Listening | null = null;
   #closed = false;
@@ -81,15 +81,6 @@ export class BusBells {
     this.#log = log;
     this.#heard = heard;
     this.#peers = new BusPeers(database, log);
-  }
-
-  /** @param is whether its address stands in the database, so that messages which it sends are believed */
-  set isMember(is: boolean) {
-    this.#isMember = is;
-  }
-
-  get isMember(): boolean {
-    return this.#isMember;
   }
 
   /** What others need to ring: `host port key publicKey`. Null when nobody could reach it. */
@@ -126,7 +117,9 @@ export class BusBells {
     }
     const now = performance.now();
     for (const [bell, theirs] of byBell) {
-      if (!bell.load.pays(now, this.#tells(bell))) this.#send(bell, theirs);
+      if (!bell.load.pays(now, this.#tells(bell))) {
+        this.#send(bell, this.#sealed(bell, theirs) ?? ['']);
+      }
       bell.load.found(theirs.length, now);
     }
   }
@@ -134,21 +127,19 @@ export class BusBells {
   /** Those that messages had come for before it was known who reads them. */
   #ringAt(partitionIds: readonly number[]): void {
     const bells = new Set(partitionIds.flatMap((id) => this.#readers.get(id) ?? []));
-    for (const { host, port, key } of bells) {
-      this.#listening?.socket.send(key, port, host, () => undefined);
-    }
+    for (const bell of bells) this.#send(bell, ['']);
   }
 
-  #send(bell: Bell, messages: readonly Committed[]): void {
-    const { host, port, key } = bell;
-    for (const sealed of this.#sealed(bell, messages) ?? ['']) {
-      this.#listening?.socket.send([key, sealed], port, host, () => undefined);
+  /** @param sealed what comes behind the key of each datagram */
+  #send({ host, port, key }: Bell, sealed: readonly (Buffer | '')[]): void {
+    for (const one of sealed) {
+      this.#listening?.socket.send([key, one], port, host, () => undefined);
     }
   }
 
   /** Whether it is told what there is, and not only that there is something. */
   #tells({ publicKey }: Bell): boolean {
-    return publicKey !== null && this.#isMember;
+    return publicKey !== null && this.isMember;
   }
 
   /** @returns null when it can only be told that there is something */

@@ -32,6 +32,7 @@ export function delist(url: string, neighbour: Neighbour): void {
 }
 
 export function handOn(url: string, messages: readonly Committed[]): void {
+  if (messages.length === 0) return;
   const all = [...(neighbours.get(url) ?? [])];
   for (const neighbour of all) neighbour.published(messages);
   // One of a process is enough.

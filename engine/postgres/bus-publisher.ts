@@ -6,7 +6,7 @@
  */
 import { SagaxError } from '../core/errors.ts';
 import type { BusMessage } from '../ports.ts';
-import { numbered, type Committed, type FirstOffset } from './bus-offsets.ts';
+import { numbered, type Committed, type FirstOffset, type Said } from './bus-offsets.ts';
 import { publishQuery } from './bus-statements.ts';
 import type { BusTopics } from './bus-topics.ts';
 import type { Database } from './pool.ts';
@@ -19,9 +19,7 @@ export const MAX_MESSAGE_BYTES = 950_000;
 /** What can wait before callers are turned away: beyond it the database is too slow for the load. */
 const MAX_WAITING_BYTES = 64_000_000;
 
-interface Row {
-  id: number;
-  message: BusMessage;
+interface Row extends Said {
   bytes: number;
 }
 

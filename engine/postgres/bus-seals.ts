@@ -90,7 +90,7 @@ export function open({ opening }: Seal, sealed: Buffer): string | null {
   }
 }
 
-/** As an object: a key in bytes costs ten times as much at each use. */
+/** As an object: a key in bytes costs three times as much at each use. */
 function derive(secret: Buffer, from: string, to: string): KeyObject {
   const bytes = hkdfSync('sha256', secret, '', `${CONTEXT} ${from} ${to}`, 32);
   return createSecretKey(Buffer.from(bytes));

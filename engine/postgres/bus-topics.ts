@@ -56,18 +56,18 @@ export class BusTopics {
 
   /** @returns null when there is no such topic or partition, or nobody could be asked */
   async find(topic: string, partition: number): Promise<number | null> {
-    const id = this.known(topic, partition);
+    const id = this.#idOf(topic, partition);
     return id ?? (await this.ids(topic).catch(() => []))[partition] ?? null;
   }
 
   /** @returns undefined for a topic that was not asked for yet, and for a partition that is not there */
-  known(topic: string, partition: number): number | undefined {
+  #idOf(topic: string, partition: number): number | undefined {
     return this.#known.get(topic)?.[partition];
   }
 
   /** @throws SagaxError TOPOLOGY_MISMATCH when there is no such topic or partition */
   async id(topic: string, partition: number): Promise<number> {
-    const id = this.known(topic, partition) ?? (await this.ids(topic))[partition];
+    const id = this.#idOf(topic, partition) ?? (await this.ids(topic))[partition];
     if (id !== undefined) return id;
     throw new SagaxError(
       'TOPOLOGY_MISMATCH',

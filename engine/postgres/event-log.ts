@@ -17,7 +17,7 @@ import {
   type Refusal,
 } from './append.ts';
 import type { BusBeside } from './bus-beside.ts';
-import { numbered, type Committed } from './bus-offsets.ts';
+import { numbered } from './bus-offsets.ts';
 import { Gatherer, type Outcome } from './gather.ts';
 import { sqlState, type Database } from './pool.ts';
 import { EVENT_COLUMNS, fromJsonb, numberArray, toLoggedEvent, type EventRow } from './rows.ts';
@@ -64,28 +64,25 @@ export function postgresEventLog(db: Database, bus?: BusBeside): EventLog {
  * pays one commit for many shards. Each is still written whole or not at all, by its own fence.
  */
 function appender(db: Database, bus?: BusBeside): EventLog['append'] {
-  const queue = new Gatherer<EncodedBatch, readonly Committed[]>({
+  const queue = new Gatherer<EncodedBatch, void>({
     slots: APPENDS_AT_ONCE,
     maxItems: MAX_GATHERED_BATCHES,
     maxSize: MAX_GATHERED_SIZE,
     sizeOf: ({ size }) => size,
     // A shard's appends stay in order, and two statements never wait for the same position.
     keyOf: ({ batch }) => batch.shard,
-    together: (batches) => appendTogether(db, batches),
-    alone: (one) => appendAlone(db, one),
+    together: (batches) => appendTogether(db, batches, bus),
+    alone: (one) => appendAlone(db, one, bus),
   });
   return async (batch) => {
     const messages = bus === undefined ? [] : (batch.messages?.() ?? []);
     const said = (await bus?.place(messages)) ?? [];
-    const committed = await queue.run(encodeBatch(batch, said));
-    if (said.length === 0) return { published: false };
-    bus?.committed(committed);
-    return { published: true };
+    await queue.run(encodeBatch(batch, said));
+    return { published: said.length > 0 };
   };
 }
 
-/** @returns its messages that are on the bus now */
-async function appendAlone(db: Database, one: EncodedBatch): Promise<readonly Committed[]> {
+async function appendAlone(db: Database, one: EncodedBatch, bus?: BusBeside): Promise<void> {
   const query = appendQuery({ free: false, bus: one.said.length > 0 }, [one]);
   let answer: AppendAnswer;
   try {
@@ -97,7 +94,7 @@ async function appendAlone(db: Database, one: EncodedBatch): Promise<readonly Co
   }
   const refusal = answer.refusals.get(one.batch.shard);
   if (refusal !== undefined) throw refused(refusal, one.batch);
-  return numbered(one.said, answer.firsts);
+  bus?.committed(numbered(one.said, answer.firsts));
 }
 
 /**
@@ -107,20 +104,18 @@ async function appendAlone(db: Database, one: EncodedBatch): Promise<readonly Co
 async function appendTogether(
   db: Database,
   batches: readonly EncodedBatch[],
-): Promise<Outcome<readonly Committed[]>[]> {
-  const bus = batches.some(({ said }) => said.length > 0);
-  const query = appendQuery({ free: true, bus }, batches);
+  bus?: BusBeside,
+): Promise<Outcome<void>[]> {
+  const speaks = batches.some(({ said }) => said.length > 0);
+  const query = appendQuery({ free: true, bus: speaks }, batches);
   try {
     const { refusals, firsts } = answerOf((await db.write<AppendRow>(query, { attempts: 1 })).rows);
     const written = batches.filter(({ batch }) => !refusals.has(batch.shard));
-    const all = numbered(
-      written.flatMap(({ said }) => said),
-      firsts,
-    );
-    let taken = 0;
-    return batches.map(({ batch, said }) => {
+    const said = written.flatMap((one) => one.said);
+    bus?.committed(numbered(said, firsts));
+    return batches.map(({ batch }) => {
       const refusal = refusals.get(batch.shard);
-      if (refusal === undefined) return { value: all.slice(taken, (taken += said.length)) };
+      if (refusal === undefined) return { value: undefined };
       // Its row may only be locked by a take-over: the statement that waits for that tells.
       return refusal.held ? { error: refused(refusal, batch) } : 'alone';
     });

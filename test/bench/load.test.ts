@@ -120,7 +120,8 @@ describe('turns', () => {
     expect(() => parseOptions(['--against', '/nowhere'])).toThrow(/--turns 11/);
     const alone = turns('--only', 'sagax-postgres,latency') as Options;
     const start = (): never => expect.unreachable('nothing is to be started');
-    return expect(runTurns(alone, 3, start, () => undefined)).rejects.toThrow(/two systems/);
+    const one = [{ name: 'one', start }];
+    return expect(runTurns(one, 3, alone, () => undefined)).rejects.toThrow(/two systems/);
   });
 
   test('against a folder that is none of ours say so', () =>

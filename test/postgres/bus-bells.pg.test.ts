@@ -4,45 +4,23 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { BusBells } from '../../engine/postgres/bus-bells.ts';
 import { SILENT_LOG } from '../../engine/postgres/bus-log.ts';
-import { createPostgresBus, type PostgresBus } from '../../engine/postgres/bus.ts';
 import type { Committed } from '../../engine/postgres/bus-offsets.ts';
 import { createPool, Database } from '../../engine/postgres/pool.ts';
 import { message } from '../conformance/bus-conformance.ts';
 import { BusRecorder } from '../conformance/bus-recorder.ts';
+import { busRig } from './bus-rig.ts';
 import { startProxy } from './proxy.ts';
-import { testDatabase, type TestDatabase } from '../support/postgres.ts';
 
-let database: TestDatabase;
-let pool: ReturnType<typeof createPool>;
-let processes = 0;
-const closers: (() => Promise<unknown>)[] = [];
-
-beforeAll(async () => {
-  database = await testDatabase();
-  pool = createPool({ url: database.url, max: 4 });
-});
-afterEach(async () => {
-  for (const close of closers.splice(0).toReversed()) await close();
-});
-afterAll(async () => {
-  await pool.end();
-  await database.drop();
-});
-
-/** Nothing in this process knows that two of these are neighbours: they only share the database. */
-function busOfAnotherProcess(): PostgresBus {
-  const bus = createPostgresBus({ url: `${database.url}?process=${++processes}`, leaseMs: 60_000 });
-  closers.push(() => bus.close());
-  return bus;
-}
+const rig = busRig();
+const { closers, busOfAnotherProcess } = rig;
 
 const nothing = (): void => undefined;
 
 function bells(rung: () => void = nothing): BusBells {
-  const made = new BusBells(new Database(pool), SILENT_LOG, { rung, told: nothing });
+  const made = new BusBells(new Database(rig.pool), SILENT_LOG, { rung, told: nothing });
   closers.push(() => made.close());
   return made;
 }
@@ -73,17 +51,17 @@ async function listener(): Promise<Listener> {
 async function partitions(name: string, readers: readonly { bell: string; alive?: boolean }[]) {
   const bus = busOfAnotherProcess();
   await bus.ensureTopics([{ topic: name, partitions: readers.length }]);
-  const { rows } = await pool.query<{ id: number }>(
+  const { rows } = await rig.pool.query<{ id: number }>(
     'SELECT id FROM sagax.bus_partitions WHERE topic = $1 ORDER BY partition',
     [name],
   );
   for (const [index, { bell, alive = true }] of readers.entries()) {
-    await pool.query(
+    await rig.pool.query(
       `INSERT INTO sagax.bus_members (group_name, member, expires_at, bell)
        VALUES ($1, $2, clock_timestamp() + $3 * interval '1 s', $4)`,
       [name, `m${index}`, alive ? 60 : -1, bell],
     );
-    await pool.query(
+    await rig.pool.query(
       'INSERT INTO sagax.bus_assignments (group_name, partition_id, owner) VALUES ($1, $2, $3)',
       [name, rows[index]?.id, `m${index}`],
     );
@@ -96,7 +74,7 @@ it('is the reason why a reader finds what another process publishes, out of the 
   const writer = busOfAnotherProcess();
   await writer.ensureTopics([{ topic, partitions: 2 }]);
   // Where the server looks by itself it finds nothing: only a look that somebody asked for does.
-  await pool.query(`
+  await rig.pool.query(`
     ALTER FUNCTION sagax.bus_read(int[], bigint[], int[], int, float8, float8, int) RENAME TO bus_read_once;
     CREATE FUNCTION sagax.bus_read(ids int[], froms bigint[], counts int[], max_bytes int, first_ms float8, pause_ms float8, looks int)
       RETURNS TABLE (lane bigint, "offset" bigint, key text, headers text, value text) LANGUAGE plpgsql VOLATILE AS $$
@@ -105,7 +83,7 @@ it('is the reason why a reader finds what another process publishes, out of the 
       IF looks > 1 THEN PERFORM pg_sleep(0.5); END IF;
     END $$`);
   closers.push(() =>
-    pool.query(`DROP FUNCTION sagax.bus_read;
+    rig.pool.query(`DROP FUNCTION sagax.bus_read;
       ALTER FUNCTION sagax.bus_read_once(int[], bigint[], int[], int, float8, float8, int) RENAME TO bus_read`),
   );
   const recorder = new BusRecorder();
@@ -207,7 +185,7 @@ it('takes what stands in the table for what it is: a place that may not be one',
 });
 
 it('listens as soon as the database answers', async () => {
-  const proxy = await startProxy(database.url);
+  const proxy = await startProxy(rig.database.url);
   const late = createPool({ url: proxy.url, max: 1 });
   const mine = new BusBells(new Database(late), SILENT_LOG, { rung: nothing, told: nothing });
   closers.push(async () => {

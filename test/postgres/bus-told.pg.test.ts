@@ -4,45 +4,24 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { BusBells } from '../../engine/postgres/bus-bells.ts';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { BusBells, type Heard } from '../../engine/postgres/bus-bells.ts';
 import { SILENT_LOG } from '../../engine/postgres/bus-log.ts';
 import type { Committed } from '../../engine/postgres/bus-offsets.ts';
-import { createPostgresBus, type PostgresBus } from '../../engine/postgres/bus.ts';
-import { createPool, Database } from '../../engine/postgres/pool.ts';
+import type { PostgresBus } from '../../engine/postgres/bus.ts';
+import { Database } from '../../engine/postgres/pool.ts';
 import { message } from '../conformance/bus-conformance.ts';
 import { BusRecorder } from '../conformance/bus-recorder.ts';
-import { testDatabase, type TestDatabase } from '../support/postgres.ts';
+import { busRig } from './bus-rig.ts';
 
-let database: TestDatabase;
-let pool: ReturnType<typeof createPool>;
-let made = 0;
-const closers: (() => Promise<unknown>)[] = [];
+const rig = busRig();
+const { closers, busOfAnotherProcess } = rig;
+let topics = 0;
 
 /** Many at once would be looked for anyhow. */
 const unhurried = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 20));
 
-beforeAll(async () => {
-  database = await testDatabase();
-  pool = createPool({ url: database.url, max: 4 });
-});
-afterEach(async () => {
-  for (const close of closers.splice(0).toReversed()) await close();
-});
-afterAll(async () => {
-  await pool.end();
-  await database.drop();
-});
-
 describe('between processes', () => {
-  /** Nothing in this process knows that two of these are neighbours: they only share the database. */
-  function busOfAnotherProcess(): PostgresBus {
-    const url = `${database.url}?process=${++made}`;
-    const bus = createPostgresBus({ url, leaseMs: 60_000 });
-    closers.push(() => bus.close());
-    return bus;
-  }
-
   /** A process that reads this topic. */
   async function reading(bus: PostgresBus, topic: string): Promise<BusRecorder> {
     const recorder = new BusRecorder();
@@ -53,7 +32,7 @@ describe('between processes', () => {
 
   /** What looks find is counted; from now on, or later, they find nothing. */
   async function watchLooks(): Promise<void> {
-    await pool.query(`
+    await rig.pool.query(`
       CREATE TABLE public.looks (found int);
       INSERT INTO public.looks VALUES (0);
       CREATE TABLE public.blind (yes boolean);
@@ -67,13 +46,13 @@ describe('between processes', () => {
         IF FOUND THEN UPDATE public.looks SET found = found + 1; END IF;
       END $$`);
     closers.push(() =>
-      pool.query(`DROP FUNCTION sagax.bus_read; DROP TABLE public.looks, public.blind;
+      rig.pool.query(`DROP FUNCTION sagax.bus_read; DROP TABLE public.looks, public.blind;
         ALTER FUNCTION sagax.bus_read_all(int[], bigint[], int[], int, float8, float8, int) RENAME TO bus_read`),
     );
   }
 
   async function foundByLooks(): Promise<number> {
-    const { rows } = await pool.query<{ found: number }>('SELECT found FROM public.looks');
+    const { rows } = await rig.pool.query<{ found: number }>('SELECT found FROM public.looks');
     return rows[0]?.found ?? Number.NaN;
   }
 
@@ -102,14 +81,14 @@ describe('between processes', () => {
   it('come without a look, in order, with all that they have', async () => {
     const topic = 'no-look';
     const { writer, to } = await acquainted(topic);
-    await pool.query('INSERT INTO public.blind VALUES (true)');
+    await rig.pool.query('INSERT INTO public.blind VALUES (true)');
     const before = to.values.length;
     for (let n = 0; n < 10; n++) {
       const large = 'x'.repeat(2_000);
       await writer.publish([message(topic, 0, `${n} "ü" \\`), message(topic, n % 2, large)]);
       await to.until(() => to.values.length === before + 2 * n + 2);
     }
-    const { rows } = await pool.query<{
+    const { rows } = await rig.pool.query<{
       partition: number;
       offset: string;
       key: string;
@@ -151,9 +130,9 @@ describe('between processes', () => {
         WHERE topic = '${topic}' AND partition = 0 RETURNING id, next_offset)
       INSERT INTO sagax.bus_messages (partition_id, "offset", key, headers, value)
       SELECT id, next_offset - 1, 'k', '{}', 'untold' FROM p`;
-    await pool.query(`INSERT INTO public.blind VALUES (true); ${untold}`);
+    await rig.pool.query(`INSERT INTO public.blind VALUES (true); ${untold}`);
     await writer.publish([message(topic, 0, 'told')]);
-    await pool.query('DELETE FROM public.blind');
+    await rig.pool.query('DELETE FROM public.blind');
     await to.until(() => to.values.length === before + 2);
     expect(to.values.slice(before)).toEqual(['untold', 'told']);
   });
@@ -164,7 +143,7 @@ describe('a process is told', () => {
   let rings: number;
   let changed: () => void;
   let receiver: BusBells;
-  let place: { host: string; port: number; key: string; text: string };
+  let place: { host: string; port: number; key: string };
   let partition: number;
   /** What has come to a socket that stands between, as the wire has it. */
   let tapped: Buffer[];
@@ -175,8 +154,10 @@ describe('a process is told', () => {
     while (!holds()) await new Promise<void>((resolve) => (changed = resolve));
   };
 
-  function bells(heard = { rung: () => undefined as void, told: () => undefined as void }) {
-    const one = new BusBells(new Database(pool), SILENT_LOG, heard);
+  const deaf: Heard = { rung: () => undefined, told: () => undefined };
+
+  function bells(heard = deaf): BusBells {
+    const one = new BusBells(new Database(rig.pool), SILENT_LOG, heard);
     closers.push(() => one.close());
     return one;
   }
@@ -191,7 +172,7 @@ describe('a process is told', () => {
     }));
 
   async function member(name: string, bell: string | null): Promise<void> {
-    await pool.query(
+    await rig.pool.query(
       `INSERT INTO sagax.bus_members (group_name, member, expires_at, bell) VALUES ('told', $1, clock_timestamp() + interval '1 h', $2)`,
       [name, bell],
     );
@@ -207,14 +188,14 @@ describe('a process is told', () => {
         rings++;
         changed();
       },
-      told: (...[more]: [readonly Committed[]] | []) => {
-        told.push(...(more ?? []));
+      told: (more) => {
+        told.push(...more);
         changed();
       },
     });
-    const text = (await receiver.address()) ?? '';
-    const [host = '', port = '', key = '', publicKey = ''] = text.split(' ');
-    place = { host, port: Number(port), key, text };
+    const [host = '', port = '', key = '', publicKey = ''] =
+      (await receiver.address())?.split(' ') ?? [];
+    place = { host, port: Number(port), key };
     tap = createSocket('udp4');
     tap.bind(0, '127.0.0.1');
     await once(tap, 'listening');
@@ -224,23 +205,23 @@ describe('a process is told', () => {
       changed();
     });
     replaced = `127.0.0.1 ${tap.address().port} ${key} ${publicKey}`;
-    const topic = `told-${++made}`;
-    const bus = createPostgresBus({ url: database.url });
-    closers.push(() => bus.close());
-    await bus.ensureTopics([{ topic, partitions: 1 }]);
-    const { rows } = await pool.query<{ id: number }>(
+    const topic = `told-${++topics}`;
+    await busOfAnotherProcess().ensureTopics([{ topic, partitions: 1 }]);
+    const { rows } = await rig.pool.query<{ id: number }>(
       'SELECT id FROM sagax.bus_partitions WHERE topic = $1',
       [topic],
     );
     partition = rows[0]?.id ?? 0;
     // Who sends to the receiver sends to the tap, which passes on what the test wants.
     await member('receiver', replaced);
-    await pool.query(
+    await rig.pool.query(
       `INSERT INTO sagax.bus_assignments (group_name, partition_id, owner) VALUES ('told', $1, 'receiver')`,
       [partition],
     );
-    closers.push(() => pool.query(`DELETE FROM sagax.bus_members WHERE group_name = 'told'`));
-    closers.push(() => pool.query(`DELETE FROM sagax.bus_assignments WHERE group_name = 'told'`));
+    closers.push(() => rig.pool.query(`DELETE FROM sagax.bus_members WHERE group_name = 'told'`));
+    closers.push(() =>
+      rig.pool.query(`DELETE FROM sagax.bus_assignments WHERE group_name = 'told'`),
+    );
   });
 
   const pass = (datagram: Buffer): void => tap.send(datagram, place.port, place.host);
@@ -349,14 +330,14 @@ describe('a process is told', () => {
   });
 
   it('only that there is something, when it is one of before', async () => {
-    await pool.query(`UPDATE sagax.bus_members SET bell = $1 WHERE member = 'receiver'`, [
+    await rig.pool.query(`UPDATE sagax.bus_members SET bell = $1 WHERE member = 'receiver'`, [
       replaced.split(' ').slice(0, 3).join(' '),
     ]);
     expect((await sealed(await sender(), 'x')).toString()).toBe(place.key);
   });
 
   it('only that there is something, when what stands in its row is no key', async () => {
-    await pool.query(`UPDATE sagax.bus_members SET bell = $1 WHERE member = 'receiver'`, [
+    await rig.pool.query(`UPDATE sagax.bus_members SET bell = $1 WHERE member = 'receiver'`, [
       `${replaced.split(' ').slice(0, 3).join(' ')} AAAA`,
     ]);
     expect((await sealed(await sender(), 'x')).toString()).toBe(place.key);
